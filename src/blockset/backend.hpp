@@ -1,0 +1,100 @@
+// Block backend: the blocks of the whole cluster, as a blockset and a volume see them.
+//
+// The distributor is one, and so is every layer of a blockset (blockset/blockset.hpp) above it.
+// Invariants: write() returns success only when as many copies as asked for are durable.
+// Threading: one loop. Source: DESIGN.md sections 3 and 5.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/async.hpp"
+#include "base/bytes.hpp"
+#include "core/block_ref.hpp"
+#include "storage/block_store.hpp"
+
+namespace agro {
+
+/// The checksums of a block's pages, as the crc layer lays them out (blockset/crc.hpp). A backend
+/// with several copies asks it about each answer, so that it can go on to the next copy.
+struct ReadCheck {
+  virtual ~ReadCheck() = default;
+  /// Shape: `bytes` are those read; `page_crcs` are the stored ones of the pages they lie in.
+  virtual bool verify(const BlockRef& ref, std::uint32_t offset, ConstBytes bytes,
+                      std::span<const std::uint32_t> page_crcs) const = 0;
+  /// Whether a whole block verifies; what repairs are made from must.
+  virtual bool verify_block(const BlockRef& ref, ConstBytes block) const = 0;
+};
+
+struct WriteOptions {
+  std::uint8_t copy_count = 0;  // 0: the ring's replication
+  bool checksummed = false;     // it carries a crc trailer: peers verify before they store
+  bool reserve = false;         // PutOptions::reserve
+};
+
+struct ReadOptions {
+  const ReadCheck* check = nullptr;  // outlives the await; null: take the bytes as they are
+};
+
+/// What list() found, over all peers that answered.
+struct Listing {
+  struct Entry {
+    BlockRef ref;
+    std::uint32_t size = 0;
+    std::uint32_t copy_count = 0;  // on how many peers
+  };
+  std::vector<Entry> entries;          // sorted by ref
+  std::uint32_t unreachable_count = 0; // ring members that did not answer
+};
+
+struct Space {
+  std::uint64_t size = 0;       // bytes of all peers' stores
+  std::uint64_t used = 0;
+  std::uint64_t available = 0;  // before the reserve
+};
+
+class BlockBackend {
+ public:
+  virtual ~BlockBackend() = default;
+
+  /// Stores a block with its copies, durably. Shape: page-aligned, padded to whole pages, up to
+  /// block_size(). A peer that fails or is slow is passed over for the next of the permutation.
+  /// Errors: fenced (any peer said so: the writer is no longer one), out_of_space (nothing frees
+  /// up on its own: retry after space was freed), no_quorum (too few peers alive: retry later),
+  /// closed. After no_quorum and out_of_space some copies may exist; writing again is fine.
+  virtual Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) = 0;
+
+  /// Fills `out` from byte `offset` of the block, from whichever copy is right and near. A copy
+  /// that fails the check is counted and repaired from a good one in the background.
+  /// Errors: not_found (every member answered, nobody has it), corrupt (every copy is bad),
+  /// unavailable (some copy may exist on a peer that does not answer), closed.
+  virtual Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                          ReadOptions options) = 0;
+
+  /// The same at once, when a copy is in this process's memory and verifies; nullopt: use read().
+  virtual std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset,
+                                               MutableBytes out, const ReadOptions& options) = 0;
+
+  /// The whole block. Errors as read().
+  virtual Task<SharedBytes> read_block(BlockRef ref, ReadOptions options) = 0;
+
+  /// Deletes all copies that can be reached. Copies on absent peers stay until gc finds them.
+  virtual Task<void> remove(std::vector<BlockRef> refs) = 0;
+
+  /// Blocks that match, on every reachable peer. Shape: filter.volume is set.
+  virtual Task<Listing> list(BlockFilter filter) = 0;
+
+  /// Tells every reachable peer to refuse lower epochs. Returns how many ring members could not be
+  /// told. Errors: fenced, when a peer already refuses `epoch` itself.
+  virtual Task<std::uint32_t> fence(VolumeId volume, Epoch epoch) = 0;
+
+  /// Copies of a block when WriteOptions::copy_count is 0.
+  virtual std::uint32_t copy_count() const = 0;
+  virtual std::uint32_t block_size() const = 0;
+  /// From what peers last said; cheap.
+  virtual Space space() const = 0;
+};
+
+}  // namespace agro

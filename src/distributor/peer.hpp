@@ -1,0 +1,69 @@
+// Peer: one peer's operations as the distributor calls them, wherever it runs.
+//
+// Implementations: LocalPeer (in this process, distributor/peer_service), AdpPeer (protocols/adp).
+// Threading: one loop. Every call has a deadline. Source: DESIGN.md section 8.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/async.hpp"
+#include "base/bytes.hpp"
+#include "base/clock.hpp"
+#include "core/block_ref.hpp"
+#include "core/uuid.hpp"
+#include "storage/block_store.hpp"
+
+namespace agro {
+
+struct PeerWrite {
+  BlockRef ref;
+  SharedBytes block;
+  bool checksummed = false;  // verify the crc trailer before storing
+  bool reserve = false;      // PutOptions::reserve
+  bool repair = false;       // BlockStore::repair
+};
+
+struct PeerStat {
+  PeerId id;
+  StoreStats store;
+};
+
+/// Errors of every call: timed_out, unavailable (not connected, connection lost), closed,
+/// protocol_error; and those of BlockStore.
+class Peer {
+ public:
+  virtual ~Peer() = default;
+  virtual PeerId id() const = 0;
+  /// Whether calls have a chance now: connected, or in this process.
+  virtual bool connected() const = 0;
+  /// Whether it shares this machine: preferred for reads.
+  virtual bool local() const = 0;
+
+  /// Errors also: corrupt (the block does not verify; it was damaged on the way).
+  virtual Task<void> write(PeerWrite request, TimePoint deadline) = 0;
+
+  /// Fills `out` from byte `offset` of the block, and `page_crcs`, when not null, with the stored
+  /// checksums of the pages they lie in (blockset/crc.hpp). Shape: both outlive the await.
+  virtual Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                          std::vector<std::uint32_t>* page_crcs, TimePoint deadline) = 0;
+  /// At once, from this process's memory only; nullopt otherwise.
+  virtual std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset,
+                                               MutableBytes out,
+                                               std::vector<std::uint32_t>* page_crcs) = 0;
+
+  /// Size of the block, 0 when it is not there.
+  virtual Task<std::uint32_t> has(BlockRef ref, TimePoint deadline) = 0;
+  virtual Task<std::vector<BlockInfo>> list(BlockFilter filter, TimePoint deadline) = 0;
+  virtual Task<void> remove(std::vector<BlockRef> refs, TimePoint deadline) = 0;
+  /// Errors: fenced, when the present fence is higher than `epoch`.
+  virtual Task<void> fence(VolumeId volume, Epoch epoch, TimePoint deadline) = 0;
+  virtual Task<PeerStat> stat(TimePoint deadline) = 0;
+  /// What stat() said last, without asking.
+  virtual std::optional<PeerStat> last_stat() const = 0;
+
+  virtual void close() = 0;
+};
+
+}  // namespace agro

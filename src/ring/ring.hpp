@@ -1,0 +1,68 @@
+// Ring: which peers hold a block. A pure function, the same on every machine.
+//
+// Kinds: empty, single, mod, ketama, union (old + new during a change). Versioned: a ring is
+// published in the MDS and never changed in place.
+// Threading: immutable after construction. Format: models/agro.proto, message Ring.
+// Source: DESIGN.md section 6.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.hpp"
+#include "core/block_ref.hpp"
+#include "core/uuid.hpp"
+
+namespace agro {
+
+/// A peer's place in a ring.
+struct RingMember {
+  PeerId id;
+  std::uint64_t weight = 1;  // its share, relative to the others; usually its size in GiB
+  auto operator<=>(const RingMember&) const = default;
+};
+
+enum class RingKind : std::uint8_t { empty = 0, single = 1, mod = 2, ketama = 3, union_ = 4 };
+/// "ketama". Parsing: invalid_argument names the kinds there are.
+std::string_view ring_kind_name(RingKind kind);
+Result<RingKind> parse_ring_kind(std::string_view name);
+
+class Ring {
+ public:
+  virtual ~Ring() = default;
+  virtual RingKind kind() const = 0;
+  /// Grows by one at every change.
+  virtual std::uint64_t version() const = 0;
+  /// How many copies a block has. At most members().size(), but for empty rings.
+  virtual std::uint32_t replication() const = 0;
+  /// Sorted by id, without repetition.
+  virtual const std::vector<RingMember>& members() const = 0;
+
+  /// Fills `out` with all members in order of preference for `ref`; the first replication() of them
+  /// are where it belongs. Shape: `out` is replaced and has members().size() entries afterwards;
+  /// entries are indices into members(). No allocation when `out` has the capacity.
+  virtual void permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const = 0;
+
+  /// What is stored and compared.
+  virtual std::string describe() const = 0;
+};
+
+/// What rings are made from and stored as (models converts it to and from protobuf).
+struct RingSpec {
+  RingKind kind = RingKind::empty;
+  std::uint64_t version = 0;
+  std::uint32_t replication = 1;
+  std::vector<RingMember> members;
+  std::vector<RingSpec> parts;  // union: exactly {old, new}
+
+  bool operator==(const RingSpec&) const = default;
+};
+
+/// Errors: invalid_argument (members doubled, replication 0 or above the member count, single with
+/// other than one member, union without two parts that are no unions).
+Result<std::shared_ptr<const Ring>> make_ring(RingSpec spec);
+
+}  // namespace agro
