@@ -17,7 +17,7 @@ std::uint32_t page_salt(const BlockRef& ref, std::uint32_t page_index) {
 }
 
 ConstBytes page_of(ConstBytes block, const CrcLayout& layout, std::uint32_t index) {
-  const std::uint32_t begin = index * kPageSize;
+  const std::uint32_t begin = std::min(index * kPageSize, layout.table_offset);
   return block.subspan(begin, std::min(kPageSize, layout.table_offset - begin));
 }
 
@@ -30,15 +30,17 @@ tl::unexpected<Error> damaged(const BlockRef& ref, std::string_view what) {
 CrcLayout crc_layout(std::uint32_t block_size) {
   AGRO_ASSERT(block_size >= kPageSize);
   AGRO_ASSERT(block_size % kPageSize == 0);
-  // More table means fewer covered pages; the first count that covers what it leaves is the answer.
+  const auto table_offset_for = [block_size](std::uint32_t page_count) {
+    return static_cast<std::uint32_t>(block_size - sizeof(CrcFooter) - 4 * page_count);
+  };
+  // More table means fewer covered pages. The smallest table that covers what it leaves wins; at
+  // some sizes that is one entry more than there are pages, and the last is the CRC of nothing.
   std::uint32_t page_count = block_size / kPageSize;
-  while (true) {
-    const auto table_offset =
-        static_cast<std::uint32_t>(block_size - sizeof(CrcFooter) - 4 * page_count);
-    const auto covered = static_cast<std::uint32_t>(round_up(table_offset, kPageSize) / kPageSize);
-    if (covered >= page_count) return {table_offset, page_count};
+  while (page_count > 1 &&
+         round_up(table_offset_for(page_count - 1), kPageSize) / kPageSize <= page_count - 1) {
     --page_count;
   }
+  return {table_offset_for(page_count), page_count};
 }
 
 std::uint32_t crc_block_size(std::uint32_t payload_size) {
@@ -73,7 +75,6 @@ std::uint32_t crc_seal(const BlockRef& ref, MutableBytes buffer, std::uint32_t p
   footer.ref_hash = hash_block_ref(ref);
   footer.table_crc32c = crc32c(block.subspan(layout.table_offset, 4 * layout.page_count));
   footer.self_crc32c = crc32c(record_bytes(footer, offsetof(CrcFooter, self_crc32c)));
-  // For large blocks a few bytes may lie between table and footer.
   const std::uint32_t table_end = layout.table_offset + 4 * layout.page_count;
   AGRO_ASSERT(table_end == size - sizeof footer);
   store(block.subspan(table_end), footer);
