@@ -32,6 +32,9 @@ struct WriteOptions {
   std::uint8_t copy_count = 0;  // 0: the ring's replication
   bool checksummed = false;     // it carries a crc trailer: peers verify before they store
   bool reserve = false;         // PutOptions::reserve
+  /// The block exists and lacks copies (recovery, re-replication): peers store it even below the
+  /// volume's fence, which is there to stop new blocks of an old writer.
+  bool repair = false;
 };
 
 struct ReadOptions {

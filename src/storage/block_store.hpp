@@ -67,7 +67,8 @@ class BlockStore {
   /// too_large.
   virtual Task<void> put(BlockRef ref, SharedBytes bytes, PutOptions options) = 0;
 
-  /// Replaces the bytes of a block that was found corrupt, or stores it. As put() otherwise.
+  /// Replaces the bytes of a block that was found corrupt, or adds a copy of a block that exists
+  /// elsewhere: fences do not apply, for they stop new blocks of old writers. As put() otherwise.
   virtual Task<void> repair(BlockRef ref, SharedBytes bytes) = 0;
 
   /// Size in bytes, or nothing when the block is not here.
