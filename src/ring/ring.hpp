@@ -14,18 +14,10 @@
 
 #include "base/result.hpp"
 #include "core/block_ref.hpp"
-#include "core/uuid.hpp"
+#include "models/ring_spec.hpp"
 
 namespace agro {
 
-/// A peer's place in a ring.
-struct RingMember {
-  PeerId id;
-  std::uint64_t weight = 1;  // its share, relative to the others; usually its size in GiB
-  auto operator<=>(const RingMember&) const = default;
-};
-
-enum class RingKind : std::uint8_t { empty = 0, single = 1, mod = 2, ketama = 3, union_ = 4 };
 /// "ketama". Parsing: invalid_argument names the kinds there are.
 std::string_view ring_kind_name(RingKind kind);
 Result<RingKind> parse_ring_kind(std::string_view name);
@@ -46,23 +38,15 @@ class Ring {
   /// entries are indices into members(). No allocation when `out` has the capacity.
   virtual void permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const = 0;
 
-  /// What is stored and compared.
+  /// For people and logs: "ring 3: ketama, 2 copies, members 0b5f...*20 1c22...*10".
   virtual std::string describe() const = 0;
-};
-
-/// What rings are made from and stored as (models converts it to and from protobuf).
-struct RingSpec {
-  RingKind kind = RingKind::empty;
-  std::uint64_t version = 0;
-  std::uint32_t replication = 1;
-  std::vector<RingMember> members;
-  std::vector<RingSpec> parts;  // union: exactly {old, new}
-
-  bool operator==(const RingSpec&) const = default;
+  /// What it was made from: what is stored and compared.
+  virtual const RingSpec& spec() const = 0;
 };
 
 /// Errors: invalid_argument (members doubled, replication 0 or above the member count, single with
-/// other than one member, union without two parts that are no unions).
+/// other than one member, a weight of 0, union without two parts that are no unions). A union's
+/// members are those of its parts: leave them empty.
 Result<std::shared_ptr<const Ring>> make_ring(RingSpec spec);
 
 }  // namespace agro

@@ -1,0 +1,163 @@
+// Metadata: the cluster's little shared truth (volumes, epochs and locks, INode pointers, peers, rings).
+//
+// Written once over the Kv seam; each change is one transaction, guarded by what it read.
+// Invariants: a volume id is never reused; an epoch is minted once; an INode pointer moves only while
+// its mover holds lock and epoch. A transaction whose answer was lost is resolved by reading again, so
+// no call returns outcome_unknown unless the store stays unreadable.
+// Threading: one loop; any number of Metadata share one Kv.
+// Format: docs/formats/metadata_keys.md. Source: DESIGN.md sections 2, 4, 5.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/env.hpp"
+#include "metadata/kv.hpp"
+#include "models/records.hpp"
+
+namespace agro {
+
+/// What create_volume() makes.
+struct NewVolume {
+  std::string name;
+  std::uint64_t size = 0;         // bytes
+  std::string block_spec;         // empty: the cluster's
+  std::uint32_t replication = 0;  // 0: the ring's
+};
+
+/// A volume that is now open for writing.
+struct AcquiredVolume {
+  VolumeRecord volume;
+  VolumeHead head;
+  Epoch epoch;  // new; higher than any before
+  /// The copies that acknowledged blocks of the last writer are sure to have, where that is fewer
+  /// than the replication: it was recorded by set_degraded() and not yet cleared.
+  std::optional<std::uint32_t> degraded_copies;
+};
+
+struct PeerView {
+  PeerRecord record;
+  bool alive = false;  // its lease is held
+};
+
+/// Everything that a running process follows, at one revision.
+struct ClusterView {
+  std::optional<ClusterRecord> cluster;  // none before init
+  RingSpec ring;
+  std::vector<PeerView> peers;           // sorted by id
+  std::vector<VolumeRecord> volumes;     // sorted by id
+  std::vector<Tombstone> tombstones;     // sorted by volume id
+  std::uint64_t revision = 0;
+};
+
+/// Tells that a ClusterView is out of date.
+class ClusterWatch {
+ public:
+  explicit ClusterWatch(std::unique_ptr<KvWatch> watch) : watch_(std::move(watch)) {}
+  /// Returns when something in the view changed after the revision it was asked for, also when that
+  /// may have been missed: call view() and watch() again.
+  /// Errors: closed; unavailable.
+  Task<void> changed();
+  void close() { watch_->close(); }
+
+ private:
+  std::unique_ptr<KvWatch> watch_;
+};
+
+/// Letters, digits, '.', '_', '-'; 1 to 255 of them; not starting with '-' or '.'.
+/// Errors: invalid_argument.
+Result<void> check_volume_name(std::string_view name);
+
+/// All peers named in a ring or its parts, sorted.
+std::vector<PeerId> ring_peers(const RingSpec& ring);
+
+/// Errors of every call, besides its own: those of Kv; corrupt (a record is damaged); not_found
+/// "…holds no cluster; run 'agroctl init'" before init_cluster(); conflict, when others kept changing
+/// the same keys.
+class Metadata {
+ public:
+  /// `env` and `kv` outlive it.
+  Metadata(Env& env, Kv& kv);
+
+  // --- the cluster ---
+  /// Errors: already_exists.
+  Task<void> init_cluster(ClusterRecord cluster, RingSpec first_ring);
+  Task<ClusterRecord> cluster();
+  /// Removes everything, of all volumes and peers, open or not.
+  Task<void> wipe();
+
+  // --- volumes ---
+  /// Errors: invalid_argument (name, size); already_exists.
+  Task<VolumeRecord> create_volume(NewVolume wanted);
+  Task<std::vector<VolumeRecord>> list_volumes();
+  /// Errors: not_found.
+  Task<VolumeRecord> find_volume(std::string name);
+  /// Removes it and leaves a tombstone naming every peer that may hold blocks of it.
+  /// Errors: not_found; locked, naming the holder.
+  Task<Tombstone> delete_volume(std::string name);
+  /// Errors: not_found.
+  Task<VolumeHead> head(VolumeId volume);
+  /// Who has it open, if anybody. Errors: not_found, when there is no such volume.
+  Task<std::optional<VolumeLock>> lock_of(VolumeId volume);
+
+  Task<std::vector<Tombstone>> tombstones();
+  /// `peer` holds nothing of `volume` any more; the last one removes the tombstone. Idempotent.
+  Task<void> purge_done(VolumeId volume, PeerId peer);
+
+  // --- one writer ---
+  /// Takes the lock under `lease` and mints the next epoch, in one transaction.
+  /// Errors: locked, naming the holder; not_found (deleted); fenced (the lease has ended).
+  Task<AcquiredVolume> acquire_volume(VolumeId volume, std::uint64_t lease, std::string holder);
+  /// Takes the lock again with the epoch of before, under a new lease, after the old one ended.
+  /// Errors: fenced, when anybody opened the volume since, or deleted it.
+  Task<void> resume_volume(VolumeId volume, Epoch epoch, std::uint64_t lease, std::string holder);
+  /// Gives the lock back; it is a success when it is gone already or another's.
+  Task<void> release_volume(VolumeId volume, Epoch epoch, std::uint64_t lease);
+  /// Moves the INode pointer. Shape: head.epoch and head.checkpoint_epoch are at most `epoch`.
+  /// Errors: fenced, unless lock and epoch are still ours.
+  Task<void> commit_head(VolumeId volume, Epoch epoch, std::uint64_t lease, VolumeHead head);
+  /// Records, before the first such acknowledgment, that blocks are acknowledged with `copies` copies
+  /// only; 0 clears it. Errors: fenced, as commit_head().
+  Task<void> set_degraded(VolumeId volume, Epoch epoch, std::uint64_t lease, std::uint32_t copies);
+
+  // --- peers ---
+  /// Makes or replaces the durable record, and marks the peer alive for as long as `lease` is held.
+  /// Errors: already_exists, when the peer is alive under another lease (a copied data directory?);
+  /// fenced (the lease has ended).
+  Task<void> register_peer(PeerRecord peer, std::uint64_t lease);
+  /// Replaces the durable record (its use of space). Errors: not_found, when it was forgotten.
+  Task<void> update_peer(PeerRecord peer);
+  Task<std::vector<PeerView>> list_peers();
+  /// Removes a peer's record and strikes it from the tombstones.
+  /// Errors: not_found; locked (it is alive); conflict (it is in the ring).
+  Task<void> forget_peer(PeerId peer);
+
+  // --- the ring ---
+  Task<RingSpec> ring();
+  /// Errors: conflict, when the present version is not `expected_version`; invalid_argument, unless
+  /// ring.version is expected_version + 1.
+  Task<void> publish_ring(RingSpec ring, std::uint64_t expected_version);
+
+  // --- following ---
+  /// Works before init as well: then `cluster` is empty.
+  Task<ClusterView> view();
+  /// Shape: `revision` is ClusterView::revision.
+  Task<std::unique_ptr<ClusterWatch>> watch(std::uint64_t revision);
+
+ private:
+  struct VolumeState;
+  struct Step;
+  Task<VolumeState> read_volume_state(VolumeId volume);
+  Task<VolumeState> read_own_state(VolumeId volume, Epoch epoch, std::uint64_t lease);
+  Task<bool> commit(std::vector<KvCompare> compares, std::vector<KvOp> ops);
+  Task<std::optional<KeyValue>> find_name(std::string name);
+  Task<Tombstone> delete_once(std::string name, bool* done);
+
+  Env& env_;
+  Kv& kv_;
+  Random random_;
+};
+
+}  // namespace agro

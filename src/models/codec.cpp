@@ -1,0 +1,238 @@
+#include "models/codec.hpp"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "base/assert.hpp"
+#include "models/agro.pb.h"
+
+namespace agro {
+namespace {
+
+/// Field order is by number and the bytes are the same for the same record, which value_is
+/// comparisons rely on: no message here has a map or keeps unknown fields.
+template <class Message>
+std::string to_bytes(const Message& message) {
+  std::string bytes;
+  const bool written = message.SerializeToString(&bytes);
+  AGRO_ASSERT(written);
+  return bytes;
+}
+
+template <class Message>
+Result<Message> parse(std::string_view bytes, const char* what) {
+  Message message;
+  if (bytes.size() > INT32_MAX ||
+      !message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return fail(Errc::corrupt, fmt::format("the {} record in the metadata store is damaged", what));
+  }
+  return message;
+}
+
+tl::unexpected<Error> bad(const char* what, const char* field) {
+  return fail(Errc::corrupt,
+              fmt::format("the {} record in the metadata store is damaged: bad {}", what, field));
+}
+
+std::string uuid_bytes(const Uuid& id) {
+  return {reinterpret_cast<const char*>(id.bytes.data()), id.bytes.size()};
+}
+
+bool read_uuid(const std::string& bytes, Uuid& out) {
+  if (bytes.size() != out.bytes.size()) return false;
+  std::memcpy(out.bytes.data(), bytes.data(), bytes.size());
+  return true;
+}
+
+void fill_ring(const RingSpec& spec, v1::Ring& message) {
+  message.set_kind(static_cast<std::uint32_t>(spec.kind));
+  message.set_version(spec.version);
+  message.set_replication(spec.replication);
+  for (const RingMember& member : spec.members) {
+    v1::RingMember& added = *message.add_members();
+    added.set_id(uuid_bytes(member.id));
+    added.set_weight(member.weight);
+  }
+  for (const RingSpec& part : spec.parts) fill_ring(part, *message.add_parts());
+}
+
+/// `depth_max` bounds the nesting: a union has parts, a part has none.
+Result<RingSpec> read_ring(const v1::Ring& message, int depth_max) {
+  if (message.kind() > static_cast<std::uint32_t>(RingKind::union_)) {
+    return fail(Errc::not_supported,
+                fmt::format("the cluster's ring is of kind {}, which this version does not know",
+                            message.kind()));
+  }
+  if (message.parts_size() > 0 && depth_max == 0) return bad("ring", "nesting");
+  RingSpec spec;
+  spec.kind = static_cast<RingKind>(message.kind());
+  spec.version = message.version();
+  spec.replication = message.replication();
+  for (const v1::RingMember& member : message.members()) {
+    RingMember added{.id = {}, .weight = member.weight()};
+    if (!read_uuid(member.id(), added.id)) return bad("ring", "member id");
+    spec.members.push_back(added);
+  }
+  for (const v1::Ring& part : message.parts()) {
+    AGRO_TRY(RingSpec added, read_ring(part, depth_max - 1));
+    spec.parts.push_back(std::move(added));
+  }
+  return spec;
+}
+
+}  // namespace
+
+std::string encode(const ClusterRecord& record) {
+  v1::Cluster message;
+  message.set_id(uuid_bytes(record.id));
+  message.set_block_size(record.block_size);
+  message.set_block_spec(record.block_spec);
+  message.set_min_copies(record.min_copies);
+  message.set_created_unix_ms(record.created_unix_ms);
+  return to_bytes(message);
+}
+
+Result<ClusterRecord> decode_cluster(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::Cluster>(bytes, "cluster"));
+  ClusterRecord record;
+  if (!read_uuid(message.id(), record.id) || record.id.is_nil()) return bad("cluster", "id");
+  record.block_size = message.block_size();
+  record.block_spec = message.block_spec();
+  record.min_copies = message.min_copies();
+  record.created_unix_ms = message.created_unix_ms();
+  return record;
+}
+
+std::string encode(const VolumeRecord& record) {
+  v1::Volume message;
+  message.set_id(record.id.value);
+  message.set_name(record.name);
+  message.set_size(record.size);
+  message.set_block_spec(record.block_spec);
+  message.set_replication(record.replication);
+  message.set_state(static_cast<std::uint32_t>(record.state));
+  message.set_created_unix_ms(record.created_unix_ms);
+  return to_bytes(message);
+}
+
+Result<VolumeRecord> decode_volume(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::Volume>(bytes, "volume"));
+  if (message.id() == 0 || message.id() > kVolumeIdMax) return bad("volume", "id");
+  if (message.state() != 0) {
+    return fail(Errc::not_supported,
+                fmt::format("volume '{}' is in state {}, which this version does not know",
+                            message.name(), message.state()));
+  }
+  return VolumeRecord{.id = {message.id()},
+                      .name = message.name(),
+                      .size = message.size(),
+                      .block_spec = message.block_spec(),
+                      .replication = message.replication(),
+                      .state = VolumeState::active,
+                      .created_unix_ms = message.created_unix_ms()};
+}
+
+std::string encode(const VolumeHead& record) {
+  v1::VolumeHead message;
+  message.set_epoch(record.epoch.value);
+  message.set_checkpoint_epoch(record.checkpoint_epoch.value);
+  message.set_root_index(record.root_index);
+  message.set_sequence(record.sequence);
+  message.set_size(record.size);
+  return to_bytes(message);
+}
+
+Result<VolumeHead> decode_volume_head(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::VolumeHead>(bytes, "volume head"));
+  return VolumeHead{.epoch = {message.epoch()},
+                    .checkpoint_epoch = {message.checkpoint_epoch()},
+                    .root_index = message.root_index(),
+                    .sequence = message.sequence(),
+                    .size = message.size()};
+}
+
+std::string encode(const VolumeLock& record) {
+  v1::VolumeLock message;
+  message.set_holder(record.holder);
+  message.set_lease(record.lease);
+  message.set_epoch(record.epoch.value);
+  message.set_token(record.token);
+  message.set_acquired_unix_ms(record.acquired_unix_ms);
+  return to_bytes(message);
+}
+
+Result<VolumeLock> decode_volume_lock(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::VolumeLock>(bytes, "volume lock"));
+  return VolumeLock{.holder = message.holder(),
+                    .lease = message.lease(),
+                    .epoch = {message.epoch()},
+                    .token = message.token(),
+                    .acquired_unix_ms = message.acquired_unix_ms()};
+}
+
+std::string encode(const PeerRecord& record) {
+  v1::Peer message;
+  message.set_id(uuid_bytes(record.id));
+  for (const std::string& address : record.addresses) message.add_addresses(address);
+  message.set_size(record.size);
+  message.set_used(record.used);
+  message.mutable_labels()->set_zone(record.labels.zone);
+  message.mutable_labels()->set_rack(record.labels.rack);
+  message.mutable_labels()->set_host(record.labels.host);
+  message.set_started_unix_ms(record.started_unix_ms);
+  message.set_updated_unix_ms(record.updated_unix_ms);
+  return to_bytes(message);
+}
+
+Result<PeerRecord> decode_peer(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::Peer>(bytes, "peer"));
+  PeerRecord record;
+  if (!read_uuid(message.id(), record.id) || record.id.is_nil()) return bad("peer", "id");
+  record.addresses.assign(message.addresses().begin(), message.addresses().end());
+  record.size = message.size();
+  record.used = message.used();
+  record.labels = {.zone = message.labels().zone(),
+                   .rack = message.labels().rack(),
+                   .host = message.labels().host()};
+  record.started_unix_ms = message.started_unix_ms();
+  record.updated_unix_ms = message.updated_unix_ms();
+  return record;
+}
+
+std::string encode(const RingSpec& record) {
+  v1::Ring message;
+  fill_ring(record, message);
+  return to_bytes(message);
+}
+
+Result<RingSpec> decode_ring(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::Ring>(bytes, "ring"));
+  return read_ring(message, 1);
+}
+
+std::string encode(const Tombstone& record) {
+  v1::Tombstone message;
+  message.set_volume(record.volume.value);
+  message.set_name(record.name);
+  for (const PeerId& peer : record.peers) message.add_peers(uuid_bytes(peer));
+  message.set_deleted_unix_ms(record.deleted_unix_ms);
+  return to_bytes(message);
+}
+
+Result<Tombstone> decode_tombstone(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::Tombstone>(bytes, "tombstone"));
+  if (message.volume() == 0 || message.volume() > kVolumeIdMax) return bad("tombstone", "volume id");
+  Tombstone record;
+  record.volume = {message.volume()};
+  record.name = message.name();
+  for (const std::string& peer : message.peers()) {
+    PeerId id;
+    if (!read_uuid(peer, id)) return bad("tombstone", "peer id");
+    record.peers.push_back(id);
+  }
+  record.deleted_unix_ms = message.deleted_unix_ms();
+  return record;
+}
+
+}  // namespace agro

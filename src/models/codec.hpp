@@ -1,0 +1,34 @@
+// Codecs: records to bytes and back, by protobuf, which stays inside codec.cpp.
+//
+// Invariants: decode(encode(record)) == record; fields that this version does not know are skipped;
+// bytes that are no such record are `corrupt`, and the text says which record.
+// Format: models/agro.proto.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/result.hpp"
+#include "models/records.hpp"
+
+namespace agro {
+
+std::string encode(const ClusterRecord& record);
+std::string encode(const VolumeRecord& record);
+std::string encode(const VolumeHead& record);
+std::string encode(const VolumeLock& record);
+std::string encode(const PeerRecord& record);
+std::string encode(const RingSpec& record);
+std::string encode(const Tombstone& record);
+
+/// Errors of all: corrupt.
+Result<ClusterRecord> decode_cluster(std::string_view bytes);
+Result<VolumeRecord> decode_volume(std::string_view bytes);
+Result<VolumeHead> decode_volume_head(std::string_view bytes);
+Result<VolumeLock> decode_volume_lock(std::string_view bytes);
+Result<PeerRecord> decode_peer(std::string_view bytes);
+/// Checks the shape only; make_ring() validates what it says.
+Result<RingSpec> decode_ring(std::string_view bytes);
+Result<Tombstone> decode_tombstone(std::string_view bytes);
+
+}  // namespace agro
