@@ -125,8 +125,7 @@ Task<void> SystemStream::write(std::vector<ConstBytes> parts) {
     msghdr message{};
     message.msg_iov = vectors.data();
     message.msg_iovlen = part_count;
-    const ssize_t count =
-        ::sendmsg(socket->native_handle(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t count = ::sendmsg(socket->native_handle(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (count >= 0) {
       drop_sent(parts, first, static_cast<std::size_t>(count));
       continue;
@@ -229,9 +228,8 @@ Job connect_job(asio::io_context& loop, Address address, std::shared_ptr<Socket>
     promise->set(socket);
     co_return;
   }
-  promise->set(fail(Errc::unavailable,
-                    fmt::format("cannot connect to {}: {}", address.to_string(),
-                                problem.message())));
+  promise->set(fail(Errc::unavailable, fmt::format("cannot connect to {}: {}", address.to_string(),
+                                                   problem.message())));
 }
 
 class SystemListener final : public Listener {

@@ -1,8 +1,9 @@
 // The real network: TCP and Unix stream sockets on an io_context.
 //
-// Invariants: sockets never block the loop; a read or write under way holds the socket alive and ends
-// with `closed` when close() is called; running out of descriptors makes accept() wait, not spin.
-// Threading: one loop, the io_context's. Only resolving host names uses a thread (asio's own).
+// Invariants: sockets never block the loop; a read or write under way holds the socket alive and
+// ends with `closed` when close() is called; running out of descriptors makes accept() wait, not
+// spin. Threading: one loop, the io_context's. Only resolving host names uses a thread (asio's
+// own).
 #pragma once
 
 #include "base/network.hpp"

@@ -90,7 +90,8 @@ class SystemNetworkTest : public testing::Test {
 
 std::vector<std::byte> pattern(std::size_t size) {
   std::vector<std::byte> bytes(size);
-  for (std::size_t index = 0; index < size; ++index) bytes[index] = std::byte(index * 7 + index / 251);
+  for (std::size_t index = 0; index < size; ++index)
+    bytes[index] = std::byte(index * 7 + index / 251);
   return bytes;
 }
 
@@ -166,8 +167,8 @@ TEST_F(SystemNetworkTest, ConnectTellsWhatIsWrong) {
   EXPECT_TRUE(late.code() == Errc::timed_out || late.code() == Errc::unavailable);
 }
 
-// Goal: a socket file left behind is replaced; one that is served, a taken port and a plain file are
-// refused with a text that says so, and are left alone.
+// Goal: a socket file left behind is replaced; one that is served, a taken port and a plain file
+// are refused with a text that says so, and are left alone.
 TEST_F(SystemNetworkTest, ListenReplacesOnlyWhatIsStale) {
   const Address address = unix_address();
   {
