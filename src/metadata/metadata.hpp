@@ -147,13 +147,13 @@ class Metadata {
   Task<std::unique_ptr<ClusterWatch>> watch(std::uint64_t revision);
 
  private:
-  struct VolumeState;
-  struct Step;
-  Task<VolumeState> read_volume_state(VolumeId volume);
-  Task<VolumeState> read_own_state(VolumeId volume, Epoch epoch, std::uint64_t lease);
-  Task<bool> commit(std::vector<KvCompare> compares, std::vector<KvOp> ops);
-  Task<std::optional<KeyValue>> find_name(std::string name);
-  Task<Tombstone> delete_once(std::string name, bool* done);
+  /// How a transaction ended, when it was no error.
+  enum class Outcome : std::uint8_t { committed, refused, unknown };
+  struct VolumeKeys;
+  Task<Outcome> commit(std::vector<KvCompare> compares, std::vector<KvOp> ops);
+  Task<VolumeKeys> read_volume_keys(VolumeId volume);
+  Task<VolumeKeys> read_own_keys(VolumeId volume, Epoch epoch, std::uint64_t lease);
+  static Result<void> check_new_volume(const NewVolume& wanted, const ClusterView& view);
 
   Env& env_;
   Kv& kv_;

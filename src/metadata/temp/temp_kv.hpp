@@ -1,0 +1,33 @@
+// TempKv: the metadata store in memory, for tests, the simulator and throw-away clusters.
+//
+// Invariants: as kv.hpp, but nothing is durable. Several clients of a process share one TempKvStore
+// and see one order of transactions. Threading: one loop for the store and all its clients.
+#pragma once
+
+#include <memory>
+
+#include "base/clock.hpp"
+#include "metadata/kv.hpp"
+
+namespace agro {
+
+/// What the clients share.
+class TempKvStore {
+ public:
+  /// Changes that watches may start behind; older ones are outcome_unknown.
+  static constexpr std::size_t kHistoryCount = 4096;
+
+  /// Shape: `clock` outlives the store and its clients; it ends the leases.
+  explicit TempKvStore(Clock& clock);
+  ~TempKvStore();
+
+  /// A client. It keeps the contents alive.
+  std::unique_ptr<Kv> connect();
+
+  struct State;
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace agro
