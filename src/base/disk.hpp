@@ -18,6 +18,12 @@
 
 namespace agro {
 
+/// One of several writes of write_and_sync().
+struct FileWrite {
+  std::uint64_t offset = 0;
+  std::vector<ConstBytes> parts;
+};
+
 /// One open file. Errors of every call: io_error, out_of_space, closed.
 class File {
  public:
@@ -37,6 +43,10 @@ class File {
 
   /// Makes every completed write durable (fdatasync).
   virtual Task<void> sync() = 0;
+
+  /// All writes, then one sync, in as few trips off the loop as there can be. A failure says nothing
+  /// about what reached the disk. Shape: as write().
+  virtual Task<void> write_and_sync(std::vector<FileWrite> writes);
 
   virtual std::uint64_t size() const = 0;
 

@@ -1,0 +1,141 @@
+#include "base/system_disk.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+namespace agro {
+namespace {
+
+template <class T>
+Job store_result(Task<T> task, std::optional<Result<T>>& out) {
+  Result<T> result = co_await std::move(task);
+  out.emplace(std::move(result));
+}
+
+/// A temporary directory and a loop. Real files: this is the test of the real disk.
+class SystemDiskTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  SystemDiskTest() {
+    std::string pattern = std::string(GetParam()) + "/agro_disk_XXXXXX";
+    const char* made = ::mkdtemp(pattern.data());
+    EXPECT_NE(made, nullptr);
+    directory_ = pattern;
+    disk_ = std::make_unique<SystemDisk>(loop_);
+  }
+  ~SystemDiskTest() override {
+    disk_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  template <class T>
+  Result<T> run(Task<T> task) {
+    std::optional<Result<T>> result;
+    spawn(loop_.get_executor(), store_result<T>(std::move(task), result));
+    loop_.restart();
+    while (!result.has_value()) loop_.run_one();
+    return std::move(*result);
+  }
+  Result<std::unique_ptr<File>> open(const char* name, OpenOptions options = {.create = true}) {
+    return run(disk_->open(directory_ + "/" + name, options));
+  }
+  void close(File& file) {
+    std::optional<Result<void>> result;
+    spawn(loop_.get_executor(), close_file(file, result));
+    loop_.restart();
+    while (!result.has_value()) loop_.run_one();
+  }
+  static Job close_file(File& file, std::optional<Result<void>>& out) {
+    co_await file.close();
+    out.emplace();
+  }
+
+  asio::io_context loop_{1};
+  std::string directory_;
+  std::unique_ptr<SystemDisk> disk_;
+};
+
+AlignedBuffer filled(std::size_t size, char value) {
+  AlignedBuffer buffer(size);
+  std::memset(buffer.data(), value, size);
+  return buffer;
+}
+
+std::string read_text(ConstBytes bytes) { return std::string(as_text(bytes)); }
+
+TEST_P(SystemDiskTest, WritesGatherAndReadBack) {
+  const std::unique_ptr<File> file = open("data").value();
+  const AlignedBuffer a = filled(kPageSize, 'a');
+  const AlignedBuffer b = filled(2 * kPageSize, 'b');
+  ASSERT_TRUE(run(file->write(kPageSize, {a.bytes(), b.bytes()})));
+  EXPECT_EQ(file->size(), 4 * kPageSize);
+  ASSERT_TRUE(run(file->sync()));
+  AlignedBuffer out(4 * kPageSize);
+  ASSERT_TRUE(run(file->read(0, out.bytes())));
+  EXPECT_EQ(read_text(out.bytes()), std::string(kPageSize, '\0') + std::string(kPageSize, 'a') +
+                                        std::string(2 * kPageSize, 'b'));
+  // Odd offsets and sizes; and what was read is in memory now.
+  std::array<std::byte, 2> edge{};
+  ASSERT_TRUE(run(file->read(2 * kPageSize - 1, edge)));
+  EXPECT_EQ(read_text(edge), "ab");
+  const auto at_once = file->try_read(2 * kPageSize - 1, edge);
+  ASSERT_TRUE(at_once.has_value());
+  EXPECT_TRUE(at_once->has_value());
+  // Overwritten, the page cache must not serve the old bytes.
+  std::vector<FileWrite> writes;
+  writes.push_back({kPageSize, {b.bytes().first(kPageSize)}});
+  writes.push_back({2 * kPageSize, {a.bytes()}});
+  ASSERT_TRUE(run(file->write_and_sync(std::move(writes))));
+  ASSERT_TRUE(run(file->read(2 * kPageSize - 1, edge)));
+  EXPECT_EQ(read_text(edge), "ba");
+  close(*file);
+}
+
+TEST_P(SystemDiskTest, BeyondTheEndAndAfterCloseAreErrors) {
+  const std::unique_ptr<File> file = open("data").value();
+  AlignedBuffer out(kPageSize);
+  EXPECT_EQ(run(file->read(0, out.bytes())).code(), Errc::io_error);
+  ASSERT_TRUE(run(file->resize(3 * kPageSize)));
+  EXPECT_EQ(file->size(), 3 * kPageSize);
+  EXPECT_TRUE(run(file->read(2 * kPageSize, out.bytes())));
+  EXPECT_TRUE(run(file->discard(0, kPageSize)));
+  close(*file);
+  EXPECT_EQ(run(file->read(0, out.bytes())).code(), Errc::closed);
+  EXPECT_EQ(run(file->write(0, {out.bytes()})).code(), Errc::closed);
+  EXPECT_EQ(run(file->sync()).code(), Errc::closed);
+  EXPECT_EQ(file->try_read(0, out.bytes())->code(), Errc::closed);
+}
+
+TEST_P(SystemDiskTest, ExclusiveIsExclusive) {
+  EXPECT_EQ(open("data", {}).code(), Errc::not_found);
+  std::unique_ptr<File> file = open("data", {.create = true, .exclusive = true}).value();
+  EXPECT_EQ(open("data", {.exclusive = true}).code(), Errc::locked);
+  close(*file);
+  EXPECT_TRUE(open("data", {.exclusive = true}).has_value());
+}
+
+TEST_P(SystemDiskTest, DirectoriesAndSmallFiles) {
+  const std::string nested = directory_ + "/a/b/c";
+  ASSERT_TRUE(run(disk_->make_directories(nested)));
+  ASSERT_TRUE(run(disk_->make_directories(nested + "/")));
+  ASSERT_TRUE(run(disk_->write_file(nested + "/two", "2")));
+  ASSERT_TRUE(run(disk_->write_file(nested + "/one", "old")));
+  ASSERT_TRUE(run(disk_->write_file(nested + "/one", std::string(100'000, 'x'))));
+  EXPECT_EQ(run(disk_->read_file(nested + "/one")).value(), std::string(100'000, 'x'));
+  EXPECT_EQ(run(disk_->list(nested)).value(), (std::vector<std::string>{"one", "two"}));
+  EXPECT_EQ(run(disk_->make_directories(nested + "/one")).code(), Errc::already_exists);
+  ASSERT_TRUE(run(disk_->remove(nested + "/one")));
+  EXPECT_EQ(run(disk_->remove(nested + "/one")).code(), Errc::not_found);
+  EXPECT_EQ(run(disk_->read_file(nested + "/one")).code(), Errc::not_found);
+  EXPECT_EQ(run(disk_->list(directory_ + "/none")).code(), Errc::not_found);
+}
+
+// A disk and, where O_DIRECT or RWF_NOWAIT may be missing, a memory file system.
+INSTANTIATE_TEST_SUITE_P(FileSystems, SystemDiskTest, ::testing::Values("/var/tmp", "/dev/shm"),
+                         [](const auto& param) {
+                           return std::string(param.param) == "/dev/shm" ? "memory" : "disk";
+                         });
+
+}  // namespace
+}  // namespace agro
