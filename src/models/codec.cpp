@@ -1,6 +1,7 @@
 #include "models/codec.hpp"
 
 #include <fmt/format.h>
+#include <google/protobuf/stubs/logging.h>
 
 #include <cstring>
 
@@ -22,6 +23,7 @@ std::string to_bytes(const Message& message) {
 
 template <class Message>
 Result<Message> parse(std::string_view bytes, const char* what) {
+  const google::protobuf::LogSilencer quiet;  // the error we return says it, once
   Message message;
   if (bytes.size() > INT32_MAX ||
       !message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {

@@ -1,0 +1,50 @@
+// How long a lookup takes: it is on the way of every block.
+#include <benchmark/benchmark.h>
+
+#include "base/assert.hpp"
+#include "ring/ring.hpp"
+
+namespace agro {
+namespace {
+
+RingSpec spec_of(RingKind kind, std::size_t member_count) {
+  RingSpec spec{.kind = kind, .version = 1, .replication = 2, .members = {}, .parts = {}};
+  Random random(1);
+  for (std::size_t index = 0; index < member_count; ++index) {
+    spec.members.push_back({.id = make_uuid(random), .weight = 1});
+  }
+  return spec;
+}
+
+void look_up(benchmark::State& state, RingSpec spec) {
+  const auto ring = make_ring(std::move(spec));
+  AGRO_ASSERT(ring.has_value());
+  std::vector<std::uint32_t> order;
+  BlockRef ref{.volume = {1}, .epoch = {1}};
+  for (auto step : state) {
+    ++ref.index;
+    (*ring)->permutation(ref, order);
+    benchmark::DoNotOptimize(order.data());
+  }
+}
+
+void bm_mod(benchmark::State& state) {
+  look_up(state, spec_of(RingKind::mod, static_cast<std::size_t>(state.range(0))));
+}
+void bm_ketama(benchmark::State& state) {
+  look_up(state, spec_of(RingKind::ketama, static_cast<std::size_t>(state.range(0))));
+}
+void bm_union(benchmark::State& state) {
+  const auto count = static_cast<std::size_t>(state.range(0));
+  RingSpec newer = spec_of(RingKind::ketama, count);
+  RingSpec older = newer;
+  older.members.pop_back();
+  look_up(state, {.kind = RingKind::union_, .version = 2, .replication = 2, .members = {},
+                  .parts = {older, newer}});
+}
+BENCHMARK(bm_mod)->Arg(3)->Arg(30);
+BENCHMARK(bm_ketama)->Arg(3)->Arg(30)->Arg(64)->Arg(300);
+BENCHMARK(bm_union)->Arg(4)->Arg(30);
+
+}  // namespace
+}  // namespace agro
