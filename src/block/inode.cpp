@@ -1,0 +1,350 @@
+#include "block/inode.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/parallel.hpp"
+
+namespace agro {
+namespace {
+
+/// docs/formats/inode.md, "Root". Followed by InodeBlockRecords, then the directory locations of
+/// the map, then those of the table.
+struct RootHeader {
+  std::uint32_t magic;                  //  0  kRootMagic
+  std::uint16_t version;                //  4  1
+  std::uint16_t zero;                   //  6
+  std::uint64_t volume;                 //  8
+  std::uint64_t size_bytes;             // 16
+  std::uint64_t covered_sequence;       // 24
+  std::uint64_t epoch;                  // 32
+  std::uint64_t next_index;             // 40  of inode blocks
+  std::uint32_t map_page_count;         // 48
+  std::uint32_t table_page_count;       // 52
+  std::uint32_t map_directory_count;    // 56
+  std::uint32_t table_directory_count;  // 60
+  std::uint32_t block_count;            // 64
+  std::uint32_t zero2;                  // 68
+};
+static_assert(sizeof(RootHeader) == 72 && offsetof(RootHeader, block_count) == 64);
+static_assert(std::has_unique_object_representations_v<RootHeader>, "no hidden padding");
+constexpr std::uint32_t kRootMagic = 0x31444E49;  // "IND1"
+
+struct InodeBlockRecord {
+  std::uint64_t epoch;  //  0
+  std::uint64_t index;  //  8
+  std::uint32_t size;   // 16  payload bytes; 0: free
+  std::uint32_t live;   // 20
+};
+static_assert(sizeof(InodeBlockRecord) == 24);
+
+constexpr std::size_t kReadsAtOnce = 8;
+/// Below this much garbage nothing is moved.
+constexpr std::uint64_t kGarbageAllowed = kBlockSizeDefault;
+
+std::uint32_t directory_count_for(std::uint64_t page_count) {
+  return static_cast<std::uint32_t>((page_count + Inode::kPagesPerDirectory - 1) /
+                                    Inode::kPagesPerDirectory);
+}
+
+tl::unexpected<Error> damaged(const char* what) {
+  return fail(Errc::corrupt, fmt::format("INode: {}", what));
+}
+
+}  // namespace
+
+// --- reading ---
+
+Task<SharedBytes> Inode::read_payload(BlockRef ref) {
+  AGRO_CO_TRY(SharedBytes block, co_await blockset_.read_block(ref, {}));
+  co_return blockset_.payload(ref, std::move(block));
+}
+
+Task<InodeMeta> Inode::load_root(BlockRef root) {
+  AGRO_CO_TRY(const SharedBytes payload, co_await read_payload(root));
+  InodeMeta meta;
+  AGRO_CO_TRY_OK(decode_root(payload.bytes, meta));
+  root_ = root;
+  co_return meta;
+}
+
+Result<void> Inode::decode_root(ConstBytes payload, InodeMeta& meta) {
+  if (payload.size() < sizeof(RootHeader)) return damaged("root too short");
+  const auto header = load<RootHeader>(payload);
+  if (header.magic != kRootMagic || header.version != 1) return damaged("not a root of version 1");
+  if (header.volume != volume_.value) return damaged("root of another volume");
+  const std::uint64_t expected_size =
+      sizeof(RootHeader) + std::uint64_t{header.block_count} * sizeof(InodeBlockRecord) +
+      (std::uint64_t{header.map_directory_count} + header.table_directory_count) *
+          sizeof(PageLocation);
+  if (payload.size() != expected_size) return damaged("root counts do not fit");
+  if (directory_count_for(header.map_page_count) != header.map_directory_count ||
+      directory_count_for(header.table_page_count) != header.table_directory_count) {
+    return damaged("root directory counts");
+  }
+  meta = {volume_, header.size_bytes, header.covered_sequence, {header.epoch}};
+  next_index_ = header.next_index;
+  ConstBytes rest = payload.subspan(sizeof(RootHeader));
+  for (std::uint32_t slot = 0; slot < header.block_count; ++slot) {
+    const auto record = load<InodeBlockRecord>(rest);
+    rest = rest.subspan(sizeof record);
+    const BlockRef ref{volume_, {record.epoch}, record.index, BlockType::inode};
+    blocks_.push_back({ref, record.size, record.live});
+    if (record.size == 0) free_slots_.push_back(slot);
+  }
+  const std::array<std::uint32_t, 2> page_counts = {header.map_page_count, header.table_page_count};
+  for (std::size_t tree = 0; tree < trees_.size(); ++tree) {
+    trees_[tree].pages.resize(page_counts[tree]);
+    trees_[tree].directories.resize(directory_count_for(page_counts[tree]));
+    for (PageLocation& location : trees_[tree].directories) {
+      location = load<PageLocation>(rest);
+      rest = rest.subspan(sizeof location);
+    }
+  }
+  return {};
+}
+
+Task<void> Inode::read_block_into(std::size_t slot, std::vector<SharedBytes>& payloads) {
+  if (blocks_[slot].size == 0) co_return Result<void>();
+  AGRO_CO_TRY(payloads[slot], co_await read_payload(blocks_[slot].ref));
+  if (payloads[slot].size() != blocks_[slot].size) co_return damaged("block of another size");
+  co_return Result<void>();
+}
+
+Task<std::vector<SharedBytes>> Inode::read_blocks() {
+  std::vector<SharedBytes> payloads(blocks_.size());
+  AGRO_CO_TRY_OK(co_await for_each_parallel(
+      payloads.size(), kReadsAtOnce,
+      [this, &payloads](std::size_t slot) { return read_block_into(slot, payloads); }));
+  co_return payloads;
+}
+
+Task<void> Inode::load_pages(VolumeMap& map) {
+  AGRO_CO_TRY(const std::vector<SharedBytes> payloads, co_await read_blocks());
+  const auto bytes_at = [&](const PageLocation& location) -> Result<ConstBytes> {
+    if (location.slot >= payloads.size() ||
+        std::uint64_t{location.offset} + location.length > payloads[location.slot].size()) {
+      return damaged("page outside its block");
+    }
+    return payloads[location.slot].bytes.subspan(location.offset, location.length);
+  };
+  if (trees_[0].pages.size() > map.map().page_count()) co_return damaged("more pages than sectors");
+  for (std::size_t kind = 0; kind < trees_.size(); ++kind) {
+    Tree& tree = trees_[kind];
+    for (std::size_t directory = 0; directory < tree.directories.size(); ++directory) {
+      if (tree.directories[directory].length == 0) continue;
+      AGRO_CO_TRY(const ConstBytes listed, bytes_at(tree.directories[directory]));
+      const std::size_t first = directory * kPagesPerDirectory;
+      const std::size_t count = std::min<std::size_t>(kPagesPerDirectory, tree.pages.size() - first);
+      if (listed.size() != count * sizeof(PageLocation)) co_return damaged("directory size");
+      for (std::size_t index = 0; index < count; ++index) {
+        PageLocation& location = tree.pages[first + index];
+        location = load<PageLocation>(listed.subspan(index * sizeof(PageLocation)));
+        if (location.length == 0) continue;
+        AGRO_CO_TRY(const ConstBytes bytes, bytes_at(location));
+        const auto page = static_cast<std::uint32_t>(first + index);
+        if (static_cast<PageKind>(kind) == PageKind::map) {
+          AGRO_CO_TRY_OK(map.map_for_decode().decode_page(page, bytes));
+        } else {
+          AGRO_CO_TRY_OK(map.table_for_decode().decode_page(page, bytes));
+        }
+      }
+      co_await yield_to_loop();
+    }
+  }
+  map.table_for_decode().finish_decode();
+  co_return map.check_counts();
+}
+
+// --- writing ---
+
+void Inode::release(const PageLocation& location) {
+  if (location.length == 0) return;
+  InodeBlock& block = blocks_[location.slot];
+  AGRO_ASSERT(block.live >= location.length);
+  block.live -= location.length;
+  if (block.live > 0) return;
+  garbage_.push_back(block.ref);
+  block = {};
+  free_slots_.push_back(location.slot);
+}
+
+std::uint32_t Inode::take_slot() {
+  if (free_slots_.empty()) {
+    blocks_.emplace_back();
+    return static_cast<std::uint32_t>(blocks_.size() - 1);
+  }
+  const std::uint32_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  return slot;
+}
+
+std::vector<PageKey> Inode::pages_to_move() const {
+  std::uint64_t stored = 0;
+  std::uint64_t live = 0;
+  for (const InodeBlock& block : blocks_) {
+    stored += block.size;
+    live += block.live;
+  }
+  if (stored <= 2 * live + kGarbageAllowed) return {};
+  // Every block that is less than half live: what is left is at least half live.
+  std::vector<PageKey> keys;
+  for (std::size_t kind = 0; kind < trees_.size(); ++kind) {
+    const std::vector<PageLocation>& pages = trees_[kind].pages;
+    for (std::uint32_t index = 0; index < pages.size(); ++index) {
+      if (pages[index].length == 0) continue;
+      const InodeBlock& block = blocks_[pages[index].slot];
+      if (2 * std::uint64_t{block.live} < block.size) {
+        keys.push_back({static_cast<PageKind>(kind), index});
+      }
+    }
+  }
+  return keys;
+}
+
+Task<void> Inode::put_page(PageKey key, std::vector<std::byte> bytes, Epoch epoch) {
+  const auto kind = static_cast<std::uint32_t>(key.kind);
+  Tree& tree = trees_[kind];
+  if (tree.pages.size() <= key.index) {
+    // The directory that grows is written anew, for its size follows the number of pages.
+    if (!tree.pages.empty()) {
+      tree.changed_directories.insert((static_cast<std::uint32_t>(tree.pages.size()) - 1) / kPagesPerDirectory);
+    }
+    tree.pages.resize(key.index + 1);
+    tree.directories.resize(directory_count_for(tree.pages.size()));
+  }
+  tree.changed_directories.insert(key.index / kPagesPerDirectory);
+  return stage(kind, false, key.index, std::move(bytes), epoch);
+}
+
+Task<void> Inode::stage(std::uint32_t tree, bool is_directory, std::uint32_t index,
+                        std::vector<std::byte> bytes, Epoch epoch) {
+  const auto length = static_cast<std::uint32_t>(bytes.size());
+  if (length == 0) {
+    PageLocation& location =
+        is_directory ? trees_[tree].directories[index] : trees_[tree].pages[index];
+    release(location);
+    location = {};
+    co_return Result<void>();
+  }
+  AGRO_ASSERT(length <= blockset_.payload_capacity());
+  if (staging_ != nullptr && staging_size_ + length > blockset_.payload_capacity()) {
+    AGRO_CO_TRY_OK(co_await write_staged(epoch));
+  }
+  if (staging_ == nullptr) staging_ = buffers_.take();
+  std::memcpy(staging_->data() + staging_size_, bytes.data(), length);
+  staged_.push_back({tree, is_directory, index, staging_size_, length});
+  staging_size_ += length;
+  co_return Result<void>();
+}
+
+Task<void> Inode::write_staged(Epoch epoch) {
+  if (staging_ == nullptr) co_return Result<void>();
+  const BlockRef ref{volume_, epoch, next_index_++, BlockType::inode};
+  const std::shared_ptr<AlignedBuffer> buffer = std::exchange(staging_, nullptr);
+  const std::uint32_t payload_size = std::exchange(staging_size_, 0);
+  const std::vector<Staged> staged = std::exchange(staged_, {});
+  AGRO_CO_TRY_OK(co_await write_block(ref, buffer, payload_size));
+  const std::uint32_t slot = take_slot();
+  blocks_[slot] = {ref, payload_size, payload_size};
+  for (const Staged& page : staged) {
+    Tree& tree = trees_[page.tree];
+    PageLocation& location =
+        page.is_directory ? tree.directories[page.index] : tree.pages[page.index];
+    release(location);
+    location = {slot, page.offset, page.length, 0};
+  }
+  co_return Result<void>();
+}
+
+Task<void> Inode::write_block(BlockRef ref, std::shared_ptr<AlignedBuffer> buffer,
+                              std::uint32_t payload_size) {
+  const std::uint32_t size = blockset_.seal(ref, buffer->bytes(), payload_size);
+  bytes_written_ += size;
+  const SharedBytes block{buffer, buffer->bytes().first(size)};
+  WriteOptions options;
+  options.reserve = true;
+  co_return co_await blockset_.write(ref, block, options);
+}
+
+std::size_t Inode::root_size() const {
+  return sizeof(RootHeader) + blocks_.size() * sizeof(InodeBlockRecord) +
+         (trees_[0].directories.size() + trees_[1].directories.size()) * sizeof(PageLocation);
+}
+
+std::uint32_t Inode::encode_root(const InodeMeta& meta, MutableBytes out) const {
+  RootHeader header{};
+  header.magic = kRootMagic;
+  header.version = 1;
+  header.volume = volume_.value;
+  header.size_bytes = meta.size_bytes;
+  header.covered_sequence = meta.covered_sequence;
+  header.epoch = meta.epoch.value;
+  header.next_index = next_index_;
+  header.map_page_count = static_cast<std::uint32_t>(trees_[0].pages.size());
+  header.table_page_count = static_cast<std::uint32_t>(trees_[1].pages.size());
+  header.map_directory_count = static_cast<std::uint32_t>(trees_[0].directories.size());
+  header.table_directory_count = static_cast<std::uint32_t>(trees_[1].directories.size());
+  header.block_count = static_cast<std::uint32_t>(blocks_.size());
+  store(out, header);
+  std::size_t position = sizeof header;
+  for (const InodeBlock& block : blocks_) {
+    store(out.subspan(position), InodeBlockRecord{block.ref.epoch.value, block.ref.index,
+                                                  block.size, block.live});
+    position += sizeof(InodeBlockRecord);
+  }
+  for (const Tree& tree : trees_) {
+    for (const PageLocation& location : tree.directories) {
+      store(out.subspan(position), location);
+      position += sizeof location;
+    }
+  }
+  return static_cast<std::uint32_t>(position);
+}
+
+Task<BlockRef> Inode::finish(InodeMeta meta) {
+  AGRO_CO_TRY_OK(co_await write_staged(meta.epoch));
+  for (std::uint32_t kind = 0; kind < trees_.size(); ++kind) {
+    Tree& tree = trees_[kind];
+    // A directory also moves when its block is mostly garbage.
+    for (std::uint32_t index = 0; index < tree.directories.size(); ++index) {
+      const PageLocation& location = tree.directories[index];
+      if (location.length == 0) continue;
+      const InodeBlock& block = blocks_[location.slot];
+      if (2 * std::uint64_t{block.live} < block.size) tree.changed_directories.insert(index);
+    }
+    const std::set<std::uint32_t> changed = tree.changed_directories;
+    for (const std::uint32_t index : changed) {
+      const std::size_t first = std::size_t{index} * kPagesPerDirectory;
+      const std::size_t count = std::min<std::size_t>(kPagesPerDirectory, tree.pages.size() - first);
+      std::vector<std::byte> bytes(count * sizeof(PageLocation));
+      std::memcpy(bytes.data(), &tree.pages[first], bytes.size());
+      AGRO_CO_TRY_OK(co_await stage(kind, true, index, std::move(bytes), meta.epoch));
+    }
+  }
+  AGRO_CO_TRY_OK(co_await write_staged(meta.epoch));
+  const BlockRef root{volume_, meta.epoch, next_index_++, BlockType::inode};
+  if (root_size() > blockset_.payload_capacity()) {
+    co_return fail(Errc::too_large, "the volume's INode root does not fit a block: use a larger block size");
+  }
+  std::shared_ptr<AlignedBuffer> buffer = buffers_.take();
+  const std::uint32_t payload_size = encode_root(meta, buffer->bytes());
+  AGRO_CO_TRY_OK(co_await write_block(root, buffer, payload_size));
+  for (Tree& tree : trees_) tree.changed_directories.clear();
+  if (root_.index != 0) garbage_.push_back(root_);
+  root_ = root;
+  co_return root;
+}
+
+std::vector<BlockRef> Inode::take_garbage() { return std::exchange(garbage_, {}); }
+
+std::vector<BlockRef> Inode::live_refs() const {
+  std::vector<BlockRef> refs;
+  for (const InodeBlock& block : blocks_) {
+    if (block.size > 0) refs.push_back(block.ref);
+  }
+  return refs;
+}
+
+}  // namespace agro

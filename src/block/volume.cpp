@@ -1,0 +1,150 @@
+#include "block/volume.hpp"
+
+#include <fmt/format.h>
+
+#include "base/log.hpp"
+
+namespace agro {
+namespace {
+
+constexpr std::size_t kIdleBufferCountMax = 96;
+
+}  // namespace
+
+Volume::Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, VolumeId id,
+               std::uint64_t size_bytes, VolumeLease& lease, VolumeOptions options)
+    : env_(env),
+      backend_(backend),
+      blockset_(make_blockset(spec, backend)),
+      id_(id),
+      size_bytes_(size_bytes),
+      lease_(lease),
+      options_(options),
+      buffers_(backend.block_size(), kIdleBufferCountMax),
+      cache_(options.read_cache_size),
+      map_(size_bytes / kSectorSize),
+      inode_(id, *blockset_, buffers_),
+      jobs_(env.executor),
+      metric_written_bytes_(env.metrics.get("agro_volume_written_bytes_total", "bytes users wrote")),
+      metric_read_bytes_(env.metrics.get("agro_volume_read_bytes_total", "bytes users read")),
+      metric_flushes_(env.metrics.get("agro_volume_flushes_total", "flushes asked for")),
+      metric_cleaned_bytes_(
+          env.metrics.get("agro_volume_cleaned_bytes_total", "bytes the cleaner relocated")) {}
+
+Volume::~Volume() = default;
+
+Task<std::unique_ptr<Volume>> Volume::open(Env& env, BlockBackend& backend, BlocksetSpec spec,
+                                           VolumeId id, std::uint64_t size_bytes, LogHead head,
+                                           VolumeLease& lease, VolumeOptions options) {
+  AGRO_ASSERT(size_bytes % kSectorSize == 0);
+  std::unique_ptr<Volume> volume(new Volume(env, backend, spec, id, size_bytes, lease, options));
+  volume->jobs_.spawn(volume->follow_lease());
+  Result<void> recovered = co_await volume->recover(head);
+  if (!recovered.has_value()) {
+    volume->stopping_jobs_ = true;
+    volume->stopping_.notify_all();
+    volume->progress_.notify_all();
+    lease.changed().notify_all();
+    co_await volume->jobs_.join();
+    co_return fail(with_context(std::move(recovered).error(), fmt::format("volume {}", id.value)));
+  }
+  volume->start_jobs();
+  co_return std::move(volume);
+}
+
+void Volume::start_jobs() {
+  jobs_.spawn(seal_when_idle());
+  jobs_.spawn(checkpoint_when_due());
+  jobs_.spawn(sweep());
+  if (options_.cleaner) jobs_.spawn(clean_when_needed());
+}
+
+Result<void> Volume::check_usable() const {
+  if (failed_) return fail(*failed_);
+  if (stopping_jobs_) return fail(Errc::closed, "the volume is closed");
+  return {};
+}
+
+Result<void> Volume::check_range(std::uint64_t offset, std::uint64_t size) const {
+  if (offset <= size_bytes_ && size <= size_bytes_ - offset) return {};
+  return fail(Errc::invalid_argument,
+              fmt::format("bytes {}+{} are beyond the volume's {}", offset, size, size_bytes_));
+}
+
+Task<void> Volume::trim(std::uint64_t offset, std::uint64_t size) {
+  AGRO_CO_TRY_OK(check_range(offset, size));
+  const std::uint64_t begin = round_up(offset, kSectorSize);
+  const std::uint64_t end = round_down(offset + size, kSectorSize);
+  if (begin >= end) co_return check_usable();
+  co_return co_await mark_sectors(begin / kSectorSize, (end - begin) / kSectorSize,
+                                  ExtentKind::hole);
+}
+
+Task<void> Volume::write_zeroes(std::uint64_t offset, std::uint64_t size, bool may_punch_hole) {
+  static constexpr std::array<std::byte, kSectorSize> kZeros{};
+  AGRO_CO_TRY_OK(check_range(offset, size));
+  const std::uint64_t end = offset + size;
+  const std::uint64_t whole_begin = std::min(round_up(offset, kSectorSize), end);
+  const std::uint64_t whole_end = std::max(round_down(end, kSectorSize), whole_begin);
+  if (offset < whole_begin) {
+    AGRO_CO_TRY_OK(co_await write(offset, ConstBytes(kZeros).first(whole_begin - offset)));
+  }
+  if (whole_begin < whole_end) {
+    const ExtentKind kind = may_punch_hole ? ExtentKind::hole : ExtentKind::zero;
+    AGRO_CO_TRY_OK(co_await mark_sectors(whole_begin / kSectorSize,
+                                         (whole_end - whole_begin) / kSectorSize, kind));
+  }
+  if (whole_end < end) {
+    AGRO_CO_TRY_OK(co_await write(whole_end, ConstBytes(kZeros).first(end - whole_end)));
+  }
+  co_return check_usable();
+}
+
+namespace {
+
+/// Sets a flag when the deadline comes, so that what waits in a suspended volume gives up.
+Job end_at(Clock& clock, TimePoint deadline, std::shared_ptr<bool> done, bool& stopping,
+           Event& first, Event& second) {
+  while (!*done && clock.now() < deadline) {
+    co_await sleep_until(clock, std::min(deadline, clock.now() + std::chrono::milliseconds(20)));
+  }
+  if (*done) co_return;
+  stopping = true;
+  first.notify_all();
+  second.notify_all();
+}
+
+}  // namespace
+
+Task<void> Volume::close() {
+  auto done = std::make_shared<bool>(false);
+  jobs_.spawn(end_at(env_.clock, env_.clock.now() + options_.close_deadline, done, stopping_jobs_,
+                     stopping_, progress_));
+  Result<void> result = co_await flush();
+  if (result.has_value() && (map_.is_dirty() || map_.dead_count() > 0 || log_blocks_ > 0)) {
+    result = co_await checkpoint();
+  }
+  *done = true;
+  stopping_jobs_ = true;
+  for (Event* event : {&stopping_, &progress_, &opened_, &checkpoint_wanted_, &clean_wanted_}) {
+    event->notify_all();
+  }
+  lease_.changed().notify_all();
+  co_await jobs_.join();
+  co_return result;
+}
+
+VolumeStatus Volume::info() const {
+  VolumeStatus status;
+  status.mapped_bytes = map_.map().mapped_sector_count() * kSectorSize;
+  status.stored_bytes = map_.stored_sector_count() * kSectorSize;
+  status.block_count = map_.block_count();
+  status.map_memory_bytes = map_.map().memory_bytes();
+  status.log_bytes = log_bytes_;
+  status.cleaned_bytes = cleaned_bytes_;
+  status.suspended = suspended_;
+  if (failed_) status.failed = failed_->to_string();
+  return status;
+}
+
+}  // namespace agro

@@ -1,0 +1,249 @@
+// Volume: a log of segments, the map over it, and the device that front ends see.
+//
+// A write goes into the open segment and is acknowledged; sealing gives the segment the next sequence
+// number and sends it to its peers; flush() seals and waits until every block up to there is durable.
+// Invariants:
+//  - durable_sequence_ is the highest s such that every block with sequence <= s is durable; nothing
+//    else lets a flush return. Hence recovery finds every flushed write before the first gap.
+//  - The map changes and the segment takes the data in one step of the loop, in one order; replay of
+//    segments in sequence order ends with the same map.
+//  - No block that the committed INode or its log needs is deleted before a newer one is committed.
+//  - After a `fenced` answer, or when the lock is lost, nothing is acknowledged any more.
+// Threading: one loop. Source: DESIGN.md sections 3 to 5.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/env.hpp"
+#include "block/block_device.hpp"
+#include "block/inode.hpp"
+#include "block/read_cache.hpp"
+#include "block/segment.hpp"
+#include "block/volume_map.hpp"
+#include "blockset/blockset.hpp"
+
+namespace agro {
+
+/// Where a volume starts from and what its log continues (VolumeHead without the rest).
+struct LogHead {
+  Epoch epoch;             // whose log continues the checkpoint
+  Epoch checkpoint_epoch;  // of the root; 0: there is no checkpoint
+  std::uint64_t root_index = 0;
+  std::uint64_t sequence = 0;  // covered by the checkpoint
+};
+
+/// The volume's lock in the MDS, held by this process for one epoch.
+class VolumeLease {
+ public:
+  virtual ~VolumeLease() = default;
+  virtual Epoch epoch() const = 0;
+  /// Whether the lock is surely still ours; when not, acknowledgments wait.
+  virtual bool valid() const = 0;
+  /// Whether it is lost for good: another writer may be at work.
+  virtual bool lost() const = 0;
+  /// Signalled whenever valid() or lost() may have changed.
+  virtual Event& changed() = 0;
+  /// Moves the INode pointer. Errors: fenced; unavailable and others: try again.
+  virtual Task<void> commit(LogHead head) = 0;
+};
+
+struct VolumeOptions {
+  std::size_t read_cache_size = 64 * 1024 * 1024;      // bytes
+  std::size_t in_flight_size_max = 64 * 1024 * 1024;   // bytes of buffers on their way to peers
+  Duration seal_after = std::chrono::seconds(1);       // an open segment nobody adds to
+  std::uint64_t checkpoint_after_bytes = 256 * 1024 * 1024;  // of log
+  std::uint64_t checkpoint_after_blocks = 4096;
+  std::uint64_t dead_bytes_max = 128 * 1024 * 1024;    // waiting for a checkpoint to be deleted
+  Duration retry_after = std::chrono::milliseconds(100);
+  Duration close_deadline = std::chrono::seconds(10);
+  bool cleaner = true;
+};
+
+/// What a status line and `agroctl status` show.
+struct VolumeStatus {
+  std::uint64_t mapped_bytes = 0;
+  std::uint64_t stored_bytes = 0;   // in blocks, live or not, one copy
+  std::uint64_t block_count = 0;
+  std::uint64_t map_memory_bytes = 0;
+  std::uint64_t log_bytes = 0;      // since the last checkpoint
+  std::uint64_t cleaned_bytes = 0;  // relocated by the cleaner, since the volume was opened
+  std::string suspended;            // why writes wait; empty: they do not
+  std::string failed;               // why the device failed; empty: it did not
+};
+
+class Volume final : public BlockDevice {
+ public:
+  /// Opens a volume: fences older writers, reads the checkpoint, replays the log, restores missing
+  /// copies of what it replayed, and commits a checkpoint under its own epoch.
+  /// Shape: `size_bytes` is a multiple of 4096; all references outlive the volume.
+  /// Errors: no_quorum (too few members reachable to be sure of the log's end); fenced; corrupt;
+  /// unavailable.
+  static Task<std::unique_ptr<Volume>> open(Env& env, BlockBackend& backend, BlocksetSpec spec,
+                                            VolumeId id, std::uint64_t size_bytes, LogHead head,
+                                            VolumeLease& lease, VolumeOptions options);
+  ~Volume() override;
+
+  std::uint64_t size_bytes() const override { return size_bytes_; }
+  bool read_only() const override { return false; }
+  Task<void> read(std::uint64_t offset, MutableBytes out) override;
+  Task<void> write(std::uint64_t offset, ConstBytes data) override;
+  std::optional<Result<void>> try_read(std::uint64_t offset, MutableBytes out) override;
+  std::optional<Result<void>> try_write(std::uint64_t offset, ConstBytes data) override;
+  Task<void> flush() override;
+  Task<void> trim(std::uint64_t offset, std::uint64_t size) override;
+  Task<void> write_zeroes(std::uint64_t offset, std::uint64_t size, bool may_punch_hole) override;
+  Task<void> cache(std::uint64_t offset, std::uint64_t size) override;
+  Task<std::vector<StatusExtent>> status(std::uint64_t offset, std::uint64_t size) override;
+
+  /// Persists an INode of the present state and deletes what no longer is needed.
+  Task<void> checkpoint();
+  /// Flushes, writes a checkpoint and stops. Errors: what kept it from doing so within
+  /// close_deadline; the volume is stopped all the same and unflushed writes may be lost.
+  Task<void> close();
+
+  VolumeStatus info() const;
+  VolumeId id() const { return id_; }
+
+ private:
+  struct OpenSegment {
+    SegmentBuilder builder;
+    BlockId id;
+    TimePoint opened_at;
+  };
+  struct InFlight {
+    std::uint64_t sequence = 0;
+    BlockId id = 0;
+    std::shared_ptr<AlignedBuffer> buffer;
+    std::uint32_t size = 0;
+    bool durable = false;
+  };
+  /// A piece of a read that must come from the peers.
+  struct RemoteRead {
+    BlockRef ref;
+    std::uint32_t sector;
+    MapRun run;
+    MutableBytes out;
+  };
+  /// A sector that the cleaner moves.
+  struct Moved {
+    std::uint64_t lba;
+    BlockId block;
+    std::uint32_t sector;
+    ConstBytes bytes;
+  };
+  struct Victim {
+    BlockId id;
+    std::uint64_t sequence;
+    SharedBytes payload;
+  };
+
+  Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, VolumeId id,
+         std::uint64_t size_bytes, VolumeLease& lease, VolumeOptions options);
+
+  // volume.cpp
+  Result<void> check_usable() const;
+  Result<void> check_range(std::uint64_t offset, std::uint64_t size) const;
+  void start_jobs();
+
+  // volume_log.cpp: the way of a write
+  bool has_write_room() const;
+  bool is_usable() const;
+  Awaitable<void> wait_for_write_room();
+  OpenSegment& writable_segment();
+  void write_sectors(std::uint64_t lba, ConstBytes data);
+  Task<void> write_part(std::uint64_t offset, ConstBytes data);
+  Task<void> mark_sectors(std::uint64_t lba, std::uint64_t count, ExtentKind kind);
+  void seal();
+  void send(SegmentBuilder& builder, BlockId id, std::uint16_t flags, bool reserve);
+  Job write_block(std::uint64_t sequence, SharedBytes block, bool reserve);
+  void block_is_durable(std::uint64_t sequence);
+  Task<void> wait_durable(std::uint64_t sequence);
+  void fail_device(const Error& error);
+  Job seal_when_idle();
+  Job follow_lease();
+
+  // volume_read.cpp
+  BlockRef ref_of(BlockId id) const;
+  bool read_local(const MapRun& run, MutableBytes out);
+  bool still_there(const RemoteRead& piece) const;
+  Task<void> read_sectors(std::uint64_t lba, MutableBytes out);
+  Task<void> read_remote(RemoteRead piece);
+
+  // volume_checkpoint.cpp
+  bool checkpoint_is_due() const;
+  Task<void> checkpoint_locked();
+  Task<void> write_inode(std::vector<PageKey>& taken, std::uint64_t covered, BlockRef& root);
+  void delete_blocks(std::vector<BlockRef> refs);
+  Job remove_blocks(std::vector<BlockRef> refs);
+  Job checkpoint_when_due();
+  void note_space_shortage();
+
+  // volume_recovery.cpp
+  Task<void> recover(LogHead head);
+  Task<std::vector<BlockRef>> replay_log(LogHead head, bool all_reachable);
+  Task<void> replay_block(Listing::Entry entry, SharedBytes& block);
+  Result<void> apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload);
+  Job sweep();
+  void remember_committed_refs();
+
+  // volume_cleaner.cpp
+  Job clean_when_needed();
+  bool cleaning_is_needed() const;
+  std::vector<BlockId> choose_victims() const;
+  Task<std::uint64_t> clean_some();
+  Task<void> read_victim(Victim& victim);
+  std::size_t move_block(const std::vector<Moved>& moved, std::size_t begin);
+  double garbage_ratio_limit() const;
+  bool is_busy() const { return busy_; }
+
+  Env& env_;
+  BlockBackend& backend_;
+  std::unique_ptr<Blockset> blockset_;
+  VolumeId id_;
+  std::uint64_t size_bytes_;
+  VolumeLease& lease_;
+  VolumeOptions options_;
+  BufferPool buffers_;
+  ReadCache cache_;
+  VolumeMap map_;
+  Inode inode_;
+
+  std::optional<OpenSegment> open_;
+  std::deque<InFlight> in_flight_;            // by sequence, without gaps
+  std::vector<AlignedBuffer*> resident_;      // by BlockId: buffers of open and in-flight blocks
+  std::uint64_t last_sequence_ = 0;           // given to the last sealed block
+  std::uint64_t durable_sequence_ = 0;
+  std::uint64_t covered_sequence_ = 0;        // by the committed INode
+  std::uint64_t log_bytes_ = 0;               // sealed since the last checkpoint began
+  std::uint64_t log_blocks_ = 0;
+  std::uint64_t written_sectors_ = 0;         // by users, ever
+  std::vector<BlockRef> doomed_;              // to delete after the next commit
+  std::uint64_t cleaned_bytes_ = 0;
+  bool busy_ = false;                         // users wrote lately
+  bool short_of_space_ = false;               // users wait; what is in flight may use the reserve
+  std::set<std::uint64_t> unreadable_;        // sequences of blocks that the cleaner could not read
+  std::vector<BlockRef> committed_refs_;      // of the INode committed by open(), for sweep()
+
+  std::optional<Error> failed_;
+  std::string suspended_;
+  bool stopping_jobs_ = false;
+  Event progress_;          // durable_sequence_ moved, room was made, the device failed
+  Event opened_;            // a segment was opened, or stopping
+  Event checkpoint_wanted_;
+  Event clean_wanted_;
+  Event stopping_;
+  AsyncMutex checkpoint_mutex_;
+  TaskGroup jobs_;
+
+  Metric& metric_written_bytes_;
+  Metric& metric_read_bytes_;
+  Metric& metric_flushes_;
+  Metric& metric_cleaned_bytes_;
+};
+
+}  // namespace agro

@@ -1,0 +1,118 @@
+// Checkpoints: the INode follows the log, and what it no longer needs is deleted.
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "block/volume.hpp"
+
+namespace agro {
+namespace {
+
+constexpr std::size_t kRemovesAtOnce = 4096;
+/// A volume nobody writes to gets its checkpoint soon, so that the next opening replays nothing.
+constexpr Duration kIdleCheckpoint = std::chrono::seconds(5);
+
+}  // namespace
+
+bool Volume::checkpoint_is_due() const {
+  const std::uint64_t dead_bytes =
+      map_.dead_sector_count() * kSectorSize + map_.dead_count() * kSectorSize;
+  return log_bytes_ >= options_.checkpoint_after_bytes ||
+         log_blocks_ >= options_.checkpoint_after_blocks ||
+         dead_bytes >= options_.dead_bytes_max || (short_of_space_ && map_.dead_count() > 0);
+}
+
+Task<void> Volume::checkpoint() {
+  const AsyncMutex::Guard guard = co_await checkpoint_mutex_.lock();
+  co_return co_await checkpoint_locked();
+}
+
+Task<void> Volume::checkpoint_locked() {
+  AGRO_CO_TRY_OK(check_usable());
+  // The instant of the checkpoint: no await from here to begin_checkpoint().
+  seal();
+  const std::uint64_t covered = last_sequence_;
+  const std::vector<BlockRef> dead = map_.take_dead(id_);
+  doomed_.insert(doomed_.end(), dead.begin(), dead.end());
+  for (const PageKey key : inode_.pages_to_move()) map_.mark_dirty(key);
+  map_.begin_checkpoint();
+  log_bytes_ = 0;
+  log_blocks_ = 0;
+  std::vector<PageKey> taken;
+  BlockRef root;
+  Result<void> written = co_await write_inode(taken, covered, root);
+  if (written.has_value()) {
+    written = co_await lease_.commit({lease_.epoch(), root.epoch, root.index, covered});
+  }
+  if (!written.has_value()) {
+    map_.abort_checkpoint();
+    for (const PageKey key : taken) map_.mark_dirty(key);
+    if (written.code() == Errc::fenced) fail_device(written.error());
+    co_return written;
+  }
+  covered_sequence_ = covered;
+  // Of doomed_, what died after the instant came in through a later take_dead(), which the mutex
+  // keeps out: all of it was dead at the instant.
+  std::vector<BlockRef> refs = std::exchange(doomed_, {});
+  const std::vector<BlockRef> garbage = inode_.take_garbage();
+  refs.insert(refs.end(), garbage.begin(), garbage.end());
+  delete_blocks(std::move(refs));
+  co_return Result<void>();
+}
+
+Task<void> Volume::write_inode(std::vector<PageKey>& taken, std::uint64_t covered,
+                               BlockRef& root) {
+  AGRO_CO_TRY_OK(co_await wait_durable(covered));
+  PageKey key;
+  std::vector<std::byte> bytes;
+  std::size_t count = 0;
+  while (map_.take_page(key, bytes)) {
+    taken.push_back(key);
+    AGRO_CO_TRY_OK(co_await inode_.put_page(key, std::move(bytes), lease_.epoch()));
+    bytes = {};
+    if (++count % 16 == 0) co_await yield_to_loop();
+  }
+  AGRO_CO_TRY(root, co_await inode_.finish({id_, size_bytes_, covered, lease_.epoch()}));
+  co_return Result<void>();
+}
+
+void Volume::delete_blocks(std::vector<BlockRef> refs) {
+  if (!refs.empty()) jobs_.spawn(remove_blocks(std::move(refs)));
+}
+
+Job Volume::remove_blocks(std::vector<BlockRef> refs) {
+  for (std::size_t begin = 0; begin < refs.size(); begin += kRemovesAtOnce) {
+    const std::size_t end = std::min(begin + kRemovesAtOnce, refs.size());
+    std::vector<BlockRef> batch(refs.begin() + static_cast<std::ptrdiff_t>(begin),
+                                refs.begin() + static_cast<std::ptrdiff_t>(end));
+    const Result<void> removed = co_await backend_.remove(std::move(batch));
+    // Copies that stay behind cost space, not correctness: the sweep of the next opening finds them.
+    if (!removed.has_value()) {
+      log_warning("volume {}: dead blocks stay until the volume is opened again: {}", id_.value,
+                  removed.error().to_string());
+    }
+  }
+  progress_.notify_all();
+}
+
+Job Volume::checkpoint_when_due() {
+  while (!stopping_jobs_) {
+    co_await wait_until(checkpoint_wanted_, env_.clock, env_.clock.now() + kIdleCheckpoint);
+    if (stopping_jobs_ || failed_) continue;
+    const bool idle = !is_busy() && (log_blocks_ > 0 || map_.dead_count() > 0);
+    if (!checkpoint_is_due() && !idle) continue;
+    const Result<void> done = co_await checkpoint();
+    if (!done.has_value() && !stopping_jobs_ && !failed_) {
+      log_warning("volume {}: checkpoint failed, will try again: {}", id_.value,
+                  done.error().to_string());
+      co_await wait_until(stopping_, env_.clock, env_.clock.now() + options_.retry_after);
+    }
+  }
+}
+
+void Volume::note_space_shortage() {
+  short_of_space_ = true;
+  clean_wanted_.notify_all();
+  checkpoint_wanted_.notify_all();
+}
+
+}  // namespace agro

@@ -1,0 +1,212 @@
+// The cleaner: relocates what is live in sparse and small blocks, so that they can be deleted.
+//
+// Greedy by garbage with a bias to old blocks; many small blocks count as garbage too. It gives way
+// to users: while they write, it starts later and works a quarter of the time, unless space is short.
+// Invariants: a sector is moved only if the map still points at its old place in the very step in
+// which its new block gets a sequence number; what it copies was verified just before.
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "base/parallel.hpp"
+#include "block/volume.hpp"
+
+namespace agro {
+namespace {
+
+constexpr double kRatioIdle = 1.25;     // stored / live, above which an idle volume is cleaned
+constexpr double kRatioBusy = 2.0;      // the same while users write
+constexpr double kRatioUrgent = 1.05;   // when the peers run out of space
+constexpr std::uint64_t kSmallBlocksIdle = 256;   // blocks beyond what the data needs
+constexpr std::uint64_t kSmallBlocksBusy = 8192;
+constexpr std::uint64_t kSlackBlocks = 16;        // garbage that is not worth a look
+constexpr std::uint32_t kBlocksAtOnce = 4;        // full output blocks per round
+constexpr std::size_t kVictimsAtOnce = 256;
+constexpr std::size_t kReadsAtOnce = 8;
+constexpr Duration kLookAgain = std::chrono::milliseconds(200);
+
+}  // namespace
+
+double Volume::garbage_ratio_limit() const {
+  const Space space = backend_.space();
+  const bool urgent = short_of_space_ || (space.size > 0 && space.available < space.size / 8);
+  if (urgent) return kRatioUrgent;
+  return is_busy() ? kRatioBusy : kRatioIdle;
+}
+
+bool Volume::cleaning_is_needed() const {
+  const std::uint64_t sectors_per_block = blockset_->payload_capacity() / kSectorSize;
+  const std::uint64_t live = map_.live_sector_count();
+  const std::uint64_t stored = map_.stored_sector_count() - map_.dead_sector_count();
+  const double limit = static_cast<double>(live) * garbage_ratio_limit();
+  if (static_cast<double>(stored) > limit + static_cast<double>(kSlackBlocks * sectors_per_block)) {
+    return true;
+  }
+  const std::uint64_t small_allowed = is_busy() ? kSmallBlocksBusy : kSmallBlocksIdle;
+  const std::uint64_t block_count = map_.block_count() - map_.dead_count();
+  return block_count > 2 * stored / sectors_per_block + small_allowed;
+}
+
+std::vector<BlockId> Volume::choose_victims() const {
+  struct Candidate {
+    double score;
+    BlockId id;
+    std::uint32_t live_count;
+  };
+  std::vector<Candidate> candidates;
+  const BlockTable& table = map_.table();
+  const std::uint32_t sectors_per_block = blockset_->payload_capacity() / kSectorSize;
+  for (BlockId id = 0; id < table.id_limit(); ++id) {
+    const BlockEntry& entry = table[id];
+    if (entry.state != BlockState::durable || entry.live_count == 0) continue;
+    if (unreadable_.contains(entry.sequence)) continue;
+    // Gain: garbage, and half a sector's worth for the block itself, against the data to move.
+    const double garbage = entry.sector_count - entry.live_count + 0.5;
+    const bool worthwhile = garbage >= 0.05 * entry.sector_count || entry.sector_count < sectors_per_block / 2;
+    if (!worthwhile) continue;
+    const double age = static_cast<double>(last_sequence_ - entry.sequence) + 1;
+    candidates.push_back({garbage / (entry.live_count + 0.5) * (1.0 + age / (age + 1000.0)), id,
+                          entry.live_count});
+  }
+  const std::size_t considered = std::min(candidates.size(), kVictimsAtOnce);
+  std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(considered),
+                    candidates.end(), [](const Candidate& left, const Candidate& right) {
+                      return left.score > right.score;
+                    });
+  std::vector<BlockId> victims;
+  std::uint64_t live = 0;
+  for (std::size_t index = 0; index < considered; ++index) {
+    live += candidates[index].live_count;
+    if (!victims.empty() && live > std::uint64_t{kBlocksAtOnce} * sectors_per_block) break;
+    victims.push_back(candidates[index].id);
+  }
+  return victims;
+}
+
+Task<void> Volume::read_victim(Victim& victim) {
+  const BlockRef ref = ref_of(victim.id);
+  Result<SharedBytes> block = co_await blockset_->read_block(ref, {});
+  if (block.has_value()) {
+    Result<SharedBytes> payload = blockset_->payload(ref, *block);
+    if (payload.has_value()) {
+      victim.payload = std::move(*payload);
+      co_return Result<void>();
+    }
+    block = fail(std::move(payload).error());
+  }
+  // Deleted meanwhile or out of reach: another round. A corrupt block is left alone for good: its
+  // data is not ours to drop, and readers get the error.
+  if (block.code() == Errc::corrupt) {
+    unreadable_.insert(victim.sequence);
+    log_warning("volume {}: the cleaner passes over a block: {}", id_.value,
+                block.error().to_string());
+  }
+  co_return Result<void>();
+}
+
+std::size_t Volume::move_block(const std::vector<Moved>& moved, std::size_t begin) {
+  const BlockId id = map_.add_open_block(lease_.epoch());
+  SegmentBuilder builder(buffers_.take(), blockset_->payload_capacity());
+  std::size_t index = begin;
+  for (; index < moved.size() && builder.has_room(); ++index) {
+    const Moved& one = moved[index];
+    const MapRun now = map_.lookup(one.lba, 1);
+    if (now.block != one.block || now.sector != one.sector) continue;
+    map_.assign(one.lba, 1, id, builder.add_data(one.lba, one.bytes));
+  }
+  if (builder.empty()) {
+    map_.drop_open_block(id);
+    return index;
+  }
+  if (resident_.size() <= id) resident_.resize(id + 1, nullptr);
+  resident_[id] = builder.buffer().get();
+  cleaned_bytes_ += std::uint64_t{builder.sector_count()} * kSectorSize;
+  metric_cleaned_bytes_.add(std::uint64_t{builder.sector_count()} * kSectorSize);
+  send(builder, id, kSegmentByCleaner, true);
+  return index;
+}
+
+Task<std::uint64_t> Volume::clean_some() {
+  std::vector<Victim> victims;
+  for (const BlockId id : choose_victims()) victims.push_back({id, map_.table()[id].sequence, {}});
+  if (victims.empty()) co_return std::uint64_t{0};
+  AGRO_CO_TRY_OK(co_await for_each_parallel(
+      victims.size(), kReadsAtOnce,
+      [this, &victims](std::size_t index) { return read_victim(victims[index]); }));
+  std::vector<Moved> moved;
+  for (const Victim& victim : victims) {
+    // The id may have been given to another block while we read.
+    if (victim.payload.owner == nullptr || victim.id >= map_.table().id_limit()) continue;
+    if (map_.table()[victim.id].sequence != victim.sequence) continue;
+    AGRO_CO_TRY(const SegmentView view, decode_segment(victim.payload.bytes));
+    for (const SegmentExtent& extent : view.extents) {
+      if (static_cast<ExtentKind>(extent.kind) != ExtentKind::data) continue;
+      for (std::uint32_t step = 0; step < extent.count; ++step) {
+        const MapRun now = map_.lookup(extent.lba + step, 1);
+        if (now.block != victim.id || now.sector != extent.sector + step) continue;
+        moved.push_back({extent.lba + step, victim.id, now.sector, view.sector(now.sector)});
+      }
+    }
+  }
+  std::sort(moved.begin(), moved.end(),
+            [](const Moved& left, const Moved& right) { return left.lba < right.lba; });
+  const std::uint64_t sequence_before = last_sequence_;
+  std::size_t next = 0;
+  while (next < moved.size() && !stopping_jobs_ && !failed_) {
+    // Its own bound on bytes in flight, beyond that of the users, who may be waiting for it.
+    const std::size_t limit = options_.in_flight_size_max / buffers_.buffer_size() + kBlocksAtOnce;
+    if (in_flight_.size() > limit || !lease_.valid()) {
+      co_await progress_.wait();
+      continue;
+    }
+    // A checkpoint may have freed a victim and its id may name another block by now.
+    for (const Victim& victim : victims) {
+      if (map_.table()[victim.id].sequence == victim.sequence) continue;
+      std::erase_if(moved, [&](const Moved& one) { return one.block == victim.id; });
+      next = 0;  // what was moved already no longer matches the map and is passed over
+    }
+    if (next < moved.size()) next = move_block(moved, next);
+  }
+  co_return last_sequence_ - sequence_before;
+}
+
+Job Volume::clean_when_needed() {
+  std::uint64_t written_before = written_sectors_;
+  while (!stopping_jobs_) {
+    co_await wait_until(clean_wanted_, env_.clock, env_.clock.now() + kLookAgain);
+    busy_ = written_sectors_ != written_before;
+    written_before = written_sectors_;
+    if (short_of_space_) {
+      // Users go on when the peers have room again, beyond the reserve.
+      const std::uint64_t enough = std::uint64_t{2} * blockset_->copy_count() *
+                                   options_.in_flight_size_max / 4;
+      const Space space = backend_.space();
+      if (space.available > std::min(enough, space.size / 16)) {
+        short_of_space_ = false;
+        progress_.notify_all();
+      }
+    }
+    while (!stopping_jobs_ && !failed_ && cleaning_is_needed()) {
+      const TimePoint begin = env_.clock.now();
+      const Result<std::uint64_t> cleaned = co_await clean_some();
+      if (!cleaned.has_value()) {
+        log_warning("volume {}: cleaning failed, will try again: {}", id_.value,
+                    cleaned.error().to_string());
+        break;
+      }
+      if (checkpoint_is_due()) checkpoint_wanted_.notify_all();
+      if (*cleaned == 0 && map_.dead_count() == 0) break;
+      if (*cleaned == 0 || short_of_space_) {
+        checkpoint_wanted_.notify_all();
+        break;
+      }
+      busy_ = written_sectors_ != written_before;
+      written_before = written_sectors_;
+      const bool far_behind = map_.stored_sector_count() > 3 * map_.live_sector_count();
+      if (!is_busy() || far_behind) continue;
+      const TimePoint now = env_.clock.now();
+      co_await wait_until(stopping_, env_.clock, now + 3 * (now - begin));
+    }
+  }
+}
+
+}  // namespace agro

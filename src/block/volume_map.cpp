@@ -1,0 +1,192 @@
+#include "block/volume_map.hpp"
+
+#include <algorithm>
+
+namespace agro {
+
+VolumeMap::PageState& VolumeMap::state_of(PageKey key) {
+  std::vector<PageState>& states = key.kind == PageKind::map ? map_states_ : table_states_;
+  if (states.size() <= key.index) states.resize(key.index + 1, PageState::clean);
+  return states[key.index];
+}
+
+void VolumeMap::encode(PageKey key, std::vector<std::byte>& out) const {
+  out.clear();
+  if (key.kind == PageKind::map) {
+    map_.encode_page(key.index, out);
+  } else {
+    table_.encode_page(key.index, out);
+  }
+}
+
+void VolumeMap::touch(PageKey key) {
+  PageState& state = state_of(key);
+  if (state == PageState::dirty) return;
+  if (state == PageState::pending) {
+    captured_.emplace_back(key, std::vector<std::byte>());
+    encode(key, captured_.back().second);
+  }
+  state = PageState::dirty;
+  dirty_.push_back(key);
+  ++dirty_count_;
+}
+
+void VolumeMap::mark_dirty(PageKey key) { touch(key); }
+
+void VolumeMap::note_if_dead(BlockId id) {
+  const BlockEntry& entry = table_[id];
+  if (entry.state != BlockState::durable || entry.live_count > 0) return;
+  dead_.push_back(id);  // once in a block's life: from here on it cannot change
+  dead_sector_count_ += entry.sector_count;
+}
+
+void VolumeMap::assign(std::uint64_t lba, std::uint64_t count, BlockId block,
+                       std::uint32_t sector) {
+  while (count > 0) {
+    const auto step =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(count, ExtentMap::left_in_page(lba)));
+    touch({PageKind::map, ExtentMap::page_of(lba)});
+    replaced_.clear();
+    map_.assign(lba, step, block, sector, replaced_);
+    if (block < kBlockIdLimit) {
+      touch({PageKind::table, BlockTable::page_of(block)});
+      table_[block].live_count += step;
+      live_sector_count_ += step;
+      sector += step;
+    }
+    for (const MapRun& old : replaced_) {
+      touch({PageKind::table, BlockTable::page_of(old.block)});
+      AGRO_ASSERT(table_[old.block].live_count >= old.count);
+      table_[old.block].live_count -= old.count;
+      live_sector_count_ -= old.count;
+      if (table_[old.block].live_count == 0) note_if_dead(old.block);
+    }
+    lba += step;
+    count -= step;
+  }
+}
+
+BlockId VolumeMap::add_open_block(Epoch epoch) {
+  BlockEntry entry;
+  entry.epoch = epoch;
+  entry.state = BlockState::open;
+  const BlockId id = table_.add(entry);
+  // Should the page wait for a running checkpoint, it is encoded now, with the entry in it already:
+  // encode_page() passes over open blocks, as it did over the free entry.
+  touch({PageKind::table, BlockTable::page_of(id)});
+  return id;
+}
+
+void VolumeMap::seal_block(BlockId id, std::uint64_t sequence, std::uint32_t sector_count,
+                           std::uint32_t size) {
+  touch({PageKind::table, BlockTable::page_of(id)});
+  BlockEntry& entry = table_[id];
+  AGRO_ASSERT(entry.state == BlockState::open);
+  entry.state = BlockState::in_flight;
+  entry.sequence = sequence;
+  entry.sector_count = sector_count;
+  entry.size = size;
+  ++block_count_;
+  stored_sector_count_ += sector_count;
+}
+
+void VolumeMap::set_durable(BlockId id) {
+  touch({PageKind::table, BlockTable::page_of(id)});
+  AGRO_ASSERT(table_[id].state == BlockState::in_flight);
+  table_[id].state = BlockState::durable;
+  note_if_dead(id);
+}
+
+void VolumeMap::drop_open_block(BlockId id) {
+  AGRO_ASSERT(table_[id].state == BlockState::open);
+  table_.free(id);
+}
+
+std::vector<BlockRef> VolumeMap::take_dead(VolumeId volume) {
+  std::vector<BlockRef> refs;
+  refs.reserve(dead_.size());
+  for (const BlockId id : dead_) {
+    const BlockEntry& entry = table_[id];
+    AGRO_ASSERT(entry.live_count == 0);
+    AGRO_ASSERT(entry.state == BlockState::durable);
+    touch({PageKind::table, BlockTable::page_of(id)});
+    refs.push_back({volume, entry.epoch, entry.sequence, BlockType::data});
+    stored_sector_count_ -= entry.sector_count;
+    --block_count_;
+    table_.free(id);
+  }
+  dead_.clear();
+  dead_sector_count_ = 0;
+  return refs;
+}
+
+void VolumeMap::begin_checkpoint() {
+  AGRO_ASSERT(pending_.empty());
+  AGRO_ASSERT(captured_.empty());
+  pending_.swap(dirty_);
+  dirty_count_ = 0;
+  // Taken from the back: in ascending order, so that neighbours lie together in the INode.
+  std::sort(pending_.begin(), pending_.end(), std::greater<>());
+  for (const PageKey key : pending_) state_of(key) = PageState::pending;
+}
+
+bool VolumeMap::take_page(PageKey& key, std::vector<std::byte>& bytes) {
+  while (!pending_.empty()) {
+    const PageKey next = pending_.back();
+    pending_.pop_back();
+    PageState& state = state_of(next);
+    if (state != PageState::pending) continue;  // captured before a change
+    state = PageState::clean;
+    key = next;
+    encode(next, bytes);
+    return true;
+  }
+  if (captured_.empty()) return false;
+  key = captured_.back().first;
+  bytes = std::move(captured_.back().second);
+  captured_.pop_back();
+  return true;
+}
+
+void VolumeMap::abort_checkpoint() {
+  captured_.clear();
+  for (const PageKey key : pending_) {
+    PageState& state = state_of(key);
+    if (state != PageState::pending) continue;
+    state = PageState::dirty;
+    dirty_.push_back(key);
+    ++dirty_count_;
+  }
+  pending_.clear();
+}
+
+Result<void> VolumeMap::check_counts() {
+  std::vector<std::uint32_t> counts(table_.id_limit(), 0);
+  std::vector<MapRun> runs;
+  for (std::uint32_t page = 0; page < map_.page_count(); ++page) {
+    runs.clear();
+    map_.runs_of_page(page, runs);
+    for (const MapRun& run : runs) {
+      if (run.block == kZeroBlock) continue;
+      const bool sound = run.block < table_.id_limit() &&
+                         table_[run.block].state == BlockState::durable &&
+                         std::uint64_t{run.sector} + run.count <= table_[run.block].sector_count;
+      if (!sound) return fail(Errc::corrupt, "the INode's map points outside its blocks");
+      counts[run.block] += run.count;
+    }
+  }
+  for (BlockId id = 0; id < table_.id_limit(); ++id) {
+    const BlockEntry& entry = table_[id];
+    if (entry.state == BlockState::free) continue;
+    if (counts[id] != entry.live_count) {
+      return fail(Errc::corrupt, "the INode's live counts do not match its map");
+    }
+    ++block_count_;
+    stored_sector_count_ += entry.sector_count;
+    live_sector_count_ += entry.live_count;
+    note_if_dead(id);
+  }
+  return {};
+}
+
+}  // namespace agro

@@ -1,0 +1,104 @@
+// Volume map: extent map and block table together, with what changed since the last checkpoint.
+//
+// Invariants: every change goes through here, so live counts are always right. While a checkpoint
+// runs, a page that it has not written yet is encoded before its first change: the checkpoint is the
+// state of one instant although writes go on.
+// Threading: one loop. Pure: no I/O. Source: DESIGN.md section 3.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "block/block_table.hpp"
+#include "block/extent_map.hpp"
+
+namespace agro {
+
+enum class PageKind : std::uint8_t { map = 0, table = 1 };
+
+struct PageKey {
+  PageKind kind = PageKind::map;
+  std::uint32_t index = 0;
+  auto operator<=>(const PageKey&) const = default;
+};
+
+class VolumeMap {
+ public:
+  explicit VolumeMap(std::uint64_t sector_count) : map_(sector_count) {}
+
+  const ExtentMap& map() const { return map_; }
+  const BlockTable& table() const { return table_; }
+  /// For decoding an INode only.
+  ExtentMap& map_for_decode() { return map_; }
+  BlockTable& table_for_decode() { return table_; }
+  /// Recounts live sectors from the map, after decoding. Errors: corrupt, when the map points at
+  /// blocks that the table lacks, or the counts differ.
+  Result<void> check_counts();
+
+  MapRun lookup(std::uint64_t lba, std::uint32_t count_max) const {
+    return map_.lookup(lba, count_max);
+  }
+  /// Points sectors at a block (or hole, or zeros), over any number of pages.
+  void assign(std::uint64_t lba, std::uint64_t count, BlockId block, std::uint32_t sector);
+
+  /// A new block that is being filled.
+  BlockId add_open_block(Epoch epoch);
+  /// Forgets an open block that was never filled.
+  void drop_open_block(BlockId id);
+  /// It has its place in the log and is on its way to the peers.
+  void seal_block(BlockId id, std::uint64_t sequence, std::uint32_t sector_count,
+                  std::uint32_t size);
+  /// Its copies are durable.
+  void set_durable(BlockId id);
+
+  /// Durable blocks without live sectors, since the last call: they may be deleted once a
+  /// checkpoint that started after this call has been committed. Their ids are free from now on.
+  std::vector<BlockRef> take_dead(VolumeId volume);
+  std::uint64_t dead_sector_count() const { return dead_sector_count_; }
+  std::size_t dead_count() const { return dead_.size(); }
+
+  // Totals over durable and in-flight blocks.
+  std::uint64_t stored_sector_count() const { return stored_sector_count_; }
+  std::uint64_t live_sector_count() const { return live_sector_count_; }
+  std::uint64_t block_count() const { return block_count_; }
+
+  // Checkpoints: begin, then take_page until there is none.
+  bool is_dirty() const { return dirty_count_ > 0; }
+  /// Adds a page to the changed ones, so that the next checkpoint writes it again.
+  void mark_dirty(PageKey key);
+  /// Starts a checkpoint of the present state. Shape: none is running.
+  void begin_checkpoint();
+  /// The next page of the running checkpoint with its bytes (none: the page is empty); false when
+  /// there is no further one and the checkpoint is no longer running.
+  bool take_page(PageKey& key, std::vector<std::byte>& bytes);
+  /// Gives up a running checkpoint: what it had not taken is dirty again.
+  void abort_checkpoint();
+
+ private:
+  enum class PageState : std::uint8_t { clean, dirty, pending };
+
+  PageState& state_of(PageKey key);
+  void touch(PageKey key);
+  void note_if_dead(BlockId id);
+  void encode(PageKey key, std::vector<std::byte>& out) const;
+
+  ExtentMap map_;
+  BlockTable table_;
+  std::vector<PageState> map_states_;
+  std::vector<PageState> table_states_;
+  std::size_t dirty_count_ = 0;
+  std::vector<PageKey> dirty_;    // pages whose state is dirty
+  std::vector<PageKey> pending_;  // pages of the running checkpoint, taken from the back
+  std::vector<std::pair<PageKey, std::vector<std::byte>>> captured_;  // encoded before a change
+  std::vector<BlockId> dead_;
+  std::vector<MapRun> replaced_;  // scratch
+  std::uint64_t stored_sector_count_ = 0;
+  std::uint64_t live_sector_count_ = 0;
+  std::uint64_t block_count_ = 0;
+  std::uint64_t dead_sector_count_ = 0;
+};
+
+}  // namespace agro

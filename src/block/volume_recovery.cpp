@@ -1,0 +1,140 @@
+// Opening a volume: fence, checkpoint, replay, missing copies, and a checkpoint of our own.
+//
+// | the log at sequence s              | all members answered | some did not (fewer than copies) |
+// |------------------------------------|----------------------|----------------------------------|
+// | listed, verifies                   | replay               | replay                           |
+// | listed, no copy verifies           | error corrupt        | error corrupt                    |
+// | not listed (a gap)                 | the log ends here    | the log ends here                |
+// A gap ends the log also when members are missing, because a flushed block has more copies than
+// members are missing, so one of those that answered would have listed it.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "base/parallel.hpp"
+#include "block/volume.hpp"
+#include "gc/sweep.hpp"
+
+namespace agro {
+namespace {
+
+/// Blocks read ahead of the one being applied.
+constexpr std::size_t kReplayAtOnce = 16;
+
+}  // namespace
+
+Task<void> Volume::recover(LogHead head) {
+  AGRO_CO_TRY(const std::uint32_t missing, co_await backend_.fence(id_, lease_.epoch()));
+  if (missing >= blockset_->copy_count()) {
+    co_return fail(Errc::no_quorum,
+                   fmt::format("{} peers of the ring cannot be reached, and blocks have {} copies: "
+                               "flushed data might be missed; start the peers and try again",
+                               missing, blockset_->copy_count()));
+  }
+  if (head.checkpoint_epoch.value != 0) {
+    const BlockRef root{id_, head.checkpoint_epoch, head.root_index, BlockType::inode};
+    AGRO_CO_TRY(const InodeMeta meta, co_await inode_.load_root(root));
+    if (meta.size_bytes > size_bytes_) {
+      co_return fail(Errc::corrupt, "the INode is of a larger volume");
+    }
+    AGRO_CO_TRY_OK(co_await inode_.load_pages(map_));
+    head.sequence = meta.covered_sequence;
+  }
+  last_sequence_ = durable_sequence_ = covered_sequence_ = head.sequence;
+  AGRO_CO_TRY(const std::vector<BlockRef> beyond, co_await replay_log(head, missing == 0));
+  AGRO_CO_TRY_OK(co_await checkpoint());
+  remember_committed_refs();
+  delete_blocks(beyond);
+  co_return Result<void>();
+}
+
+Task<std::vector<BlockRef>> Volume::replay_log(LogHead head, bool all_reachable) {
+  BlockFilter filter;
+  filter.volume = id_;
+  filter.type = BlockType::data;
+  filter.epoch = head.epoch;
+  filter.index_from = head.sequence + 1;
+  AGRO_CO_TRY(const Listing listing, co_await backend_.list(filter));
+  std::size_t run = 0;
+  while (run < listing.entries.size() &&
+         listing.entries[run].ref.index == head.sequence + 1 + run) {
+    ++run;
+  }
+  for (std::size_t begin = 0; begin < run; begin += kReplayAtOnce) {
+    const std::size_t count = std::min(kReplayAtOnce, run - begin);
+    std::vector<SharedBytes> blocks(count);
+    AGRO_CO_TRY_OK(co_await for_each_parallel(
+        count, kReplayAtOnce, [this, begin, &listing, &blocks](std::size_t index) {
+          return replay_block(listing.entries[begin + index], blocks[index]);
+        }));
+    for (std::size_t index = 0; index < count; ++index) {
+      const BlockRef& ref = listing.entries[begin + index].ref;
+      AGRO_CO_TRY(const SharedBytes payload, blockset_->payload(ref, blocks[index]));
+      const auto size = static_cast<std::uint32_t>(blocks[index].size());
+      AGRO_CO_TRY_OK(apply_segment(ref, size, payload.bytes));
+    }
+  }
+  if (run > 0) {
+    log_info("volume {}: replayed {} blocks after the checkpoint{}", id_.value, run,
+             all_reachable ? "" : ", some peers are missing");
+  }
+  std::vector<BlockRef> beyond;
+  for (std::size_t index = run; index < listing.entries.size(); ++index) {
+    beyond.push_back(listing.entries[index].ref);
+  }
+  co_return beyond;
+}
+
+Task<void> Volume::replay_block(Listing::Entry entry, SharedBytes& block) {
+  AGRO_CO_TRY(block, co_await blockset_->read_block(entry.ref, {}));
+  if (entry.copy_count >= blockset_->copy_count()) co_return Result<void>();
+  WriteOptions write_options;
+  write_options.repair = true;
+  write_options.reserve = true;
+  co_return co_await blockset_->write(entry.ref, block, write_options);
+}
+
+Result<void> Volume::apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload) {
+  Result<SegmentView> view = decode_segment(payload);
+  if (!view) return fail(with_context(std::move(view).error(), "block " + ref.to_string()));
+  const BlockId id = map_.add_open_block(ref.epoch);
+  for (const SegmentExtent& extent : view->extents) {
+    if (extent.lba + extent.count > map_.map().sector_count()) {
+      return fail(Errc::corrupt, fmt::format("block {}: an extent beyond the volume's end",
+                                             ref.to_string()));
+    }
+    switch (static_cast<ExtentKind>(extent.kind)) {
+      case ExtentKind::data: map_.assign(extent.lba, extent.count, id, extent.sector); break;
+      case ExtentKind::hole: map_.assign(extent.lba, extent.count, kHoleBlock, 0); break;
+      case ExtentKind::zero: map_.assign(extent.lba, extent.count, kZeroBlock, 0); break;
+    }
+  }
+  map_.seal_block(id, ref.index, view->sector_count(), size);
+  map_.set_durable(id);
+  last_sequence_ = durable_sequence_ = ref.index;
+  return {};
+}
+
+void Volume::remember_committed_refs() {
+  committed_refs_ = inode_.live_refs();
+  for (BlockId id = 0; id < map_.table().id_limit(); ++id) {
+    if (map_.table()[id].state != BlockState::free) committed_refs_.push_back(ref_of(id));
+  }
+  std::sort(committed_refs_.begin(), committed_refs_.end());
+}
+
+Job Volume::sweep() {
+  BlockFilter filter;
+  filter.volume = id_;
+  const Result<Listing> listing = co_await backend_.list(filter);
+  // A listing that failed proves nothing; the next opening sweeps.
+  if (listing.has_value() && !stopping_jobs_ && !failed_) {
+    std::vector<BlockRef> dead = plan_sweep(*listing, committed_refs_, lease_.epoch());
+    if (!dead.empty()) log_info("volume {}: sweeping {} dead blocks", id_.value, dead.size());
+    delete_blocks(std::move(dead));
+  }
+  committed_refs_ = {};
+}
+
+}  // namespace agro

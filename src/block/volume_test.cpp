@@ -1,0 +1,306 @@
+// Volumes over a cluster in a map: what they promise as devices, through crashes and failures.
+#include "block/volume.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "block/volume_fixture.hpp"
+
+namespace agro {
+namespace {
+
+std::vector<std::byte> pattern(std::size_t size, std::uint64_t seed) {
+  Random random(seed);
+  std::vector<std::byte> bytes(size);
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random.next());
+  return bytes;
+}
+
+std::vector<std::byte> read_all(VolumeFixture& fixture) {
+  std::vector<std::byte> bytes(fixture.size_bytes);
+  const Result<void> done = fixture.loop.run(fixture.volume->read(0, bytes));
+  EXPECT_TRUE(done.has_value()) << done.error().to_string();
+  return bytes;
+}
+
+// Goal: any mix of sizes and alignments reads back as from an array, over reopenings.
+TEST(VolumeTest, EqualsAnArray) {
+  for (std::uint64_t seed = 1; seed <= 12; ++seed) {
+    SCOPED_TRACE(seed);
+    VolumeFixture fixture(seed);
+    ASSERT_TRUE(fixture.open().has_value());
+    std::vector<std::byte> model(fixture.size_bytes);
+    Random random(seed * 77);
+    for (int step = 0; step < 300; ++step) {
+      std::uint64_t size = 1 + random.below(random.chance(1, 4) ? 200000 : 9000);
+      std::uint64_t offset = random.below(fixture.size_bytes);
+      size = std::min(size, fixture.size_bytes - offset);
+      const std::uint64_t kind = random.below(10);
+      if (kind < 6) {
+        if (random.chance(1, 2)) {
+          offset = round_down(offset, kSectorSize);
+          size = std::min(round_up(size, kSectorSize), fixture.size_bytes - offset);
+        }
+        const std::vector<std::byte> data = pattern(size, random.next());
+        ASSERT_TRUE(fixture.loop.run(fixture.volume->write(offset, data)).has_value());
+        std::copy(data.begin(), data.end(), model.begin() + static_cast<std::ptrdiff_t>(offset));
+      } else if (kind < 8) {
+        ASSERT_TRUE(fixture.loop.run(fixture.volume->write_zeroes(offset, size, kind == 6)).has_value());
+        std::fill_n(model.begin() + static_cast<std::ptrdiff_t>(offset), size, std::byte{0});
+      } else if (kind == 8) {
+        ASSERT_TRUE(fixture.loop.run(fixture.volume->trim(offset, size)).has_value());
+        const std::uint64_t begin = round_up(offset, kSectorSize);
+        const std::uint64_t end = round_down(offset + size, kSectorSize);
+        if (begin < end) std::fill_n(model.begin() + static_cast<std::ptrdiff_t>(begin), end - begin, std::byte{0});
+      } else {
+        std::vector<std::byte> out(size);
+        ASSERT_TRUE(fixture.loop.run(fixture.volume->read(offset, out)).has_value());
+        ASSERT_TRUE(std::equal(out.begin(), out.end(), model.begin() + static_cast<std::ptrdiff_t>(offset)));
+      }
+      if (random.chance(1, 15)) ASSERT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+      if (random.chance(1, 80)) {
+        ASSERT_TRUE(fixture.close().has_value());
+        ASSERT_TRUE(fixture.open().has_value());
+      }
+    }
+    EXPECT_EQ(read_all(fixture), model);
+    ASSERT_TRUE(fixture.close().has_value());
+    ASSERT_TRUE(fixture.open().has_value());
+    EXPECT_EQ(read_all(fixture), model);
+  }
+}
+
+/// Whole-sector writes numbered in order, so that a device's content tells which of them it has.
+struct History {
+  struct Write {
+    std::uint64_t lba;
+    std::uint64_t count;
+    bool trim;
+  };
+  std::vector<Write> writes;      // number i+1
+  std::size_t flushed_count = 0;  // writes that a successful flush covers
+
+  /// The device after the first `count` writes: the number in each sector, 0 where zeros.
+  std::vector<std::uint64_t> replay(std::size_t count, std::uint64_t sector_count) const {
+    std::vector<std::uint64_t> sectors(sector_count, 0);
+    for (std::size_t index = 0; index < count; ++index) {
+      for (std::uint64_t step = 0; step < writes[index].count; ++step) {
+        sectors[writes[index].lba + step] = writes[index].trim ? 0 : index + 1;
+      }
+    }
+    return sectors;
+  }
+};
+
+std::vector<std::byte> numbered(std::uint64_t count, std::uint64_t number) {
+  std::vector<std::byte> data(count * kSectorSize);
+  for (std::uint64_t offset = 0; offset < data.size(); offset += 8) {
+    store(MutableBytes(data).subspan(offset), number);
+  }
+  return data;
+}
+
+Job write_on(Volume& volume, History& history, Random& random, std::uint64_t sector_count,
+             bool& stopped) {
+  while (!stopped) {
+    const std::uint64_t lba = random.below(sector_count);
+    const std::uint64_t count = std::min(1 + random.below(random.chance(1, 8) ? 40 : 3), sector_count - lba);
+    const bool trim = random.chance(1, 10);
+    history.writes.push_back({lba, count, trim});
+    const std::vector<std::byte> data = numbered(count, history.writes.size());
+    Result<void> done;
+    if (trim) {
+      done = co_await volume.trim(lba * kSectorSize, count * kSectorSize);
+    } else {
+      done = co_await volume.write(lba * kSectorSize, data);
+    }
+    if (!done) co_return;
+    if (random.chance(1, 6)) {
+      const std::size_t covered = history.writes.size();
+      if ((co_await volume.flush()).has_value()) history.flushed_count = covered;
+    }
+  }
+}
+
+/// The number in each sector; -1 for a sector that is no single number.
+std::vector<std::uint64_t> numbers_of(const std::vector<std::byte>& bytes) {
+  std::vector<std::uint64_t> numbers;
+  for (std::size_t begin = 0; begin < bytes.size(); begin += kSectorSize) {
+    const auto first = load<std::uint64_t>(ConstBytes(bytes).subspan(begin));
+    bool whole = true;
+    for (std::size_t offset = 0; offset < kSectorSize; offset += 8) {
+      whole = whole && load<std::uint64_t>(ConstBytes(bytes).subspan(begin + offset)) == first;
+    }
+    numbers.push_back(whole ? first : UINT64_MAX);
+  }
+  return numbers;
+}
+
+/// Cuts the history to the prefix that is on the device; false when none is. Of the write after the
+/// last whole one, some first sectors may be there too, where it went into two segments.
+bool keep_survivors(History& history, const std::vector<std::uint64_t>& found) {
+  for (std::size_t count = history.writes.size() + 1; count-- > history.flushed_count;) {
+    std::vector<std::uint64_t> sectors = history.replay(count, found.size());
+    std::uint64_t torn_count = 0;
+    if (count < history.writes.size() && !history.writes[count].trim) {
+      const History::Write& torn = history.writes[count];
+      while (torn_count < torn.count && found[torn.lba + torn_count] == count + 1) {
+        sectors[torn.lba + torn_count++] = count + 1;
+      }
+    }
+    if (sectors != found) continue;
+    history.writes.resize(count + (torn_count > 0 ? 1 : 0));
+    if (torn_count > 0) history.writes.back().count = torn_count;
+    history.flushed_count = history.writes.size();
+    return true;
+  }
+  return false;
+}
+
+void crash_once(std::uint64_t seed) {
+  SCOPED_TRACE("replay with AGRO_SEED=" + std::to_string(seed));
+  VolumeFixture fixture(seed, 2 * 1024 * 1024);
+  const std::uint64_t sector_count = fixture.size_bytes / kSectorSize;
+  Random random(seed + 1000003);
+  History history;
+  ASSERT_TRUE(fixture.open().has_value());
+  for (int life = 0; life < 3; ++life) {
+    bool stopped = false;
+    TaskGroup group(fixture.loop.executor());
+    group.spawn(write_on(*fixture.volume, history, random, sector_count, stopped));
+    fixture.loop.run_for(std::chrono::microseconds(random.below(1500000)));
+    stopped = true;
+    fixture.crash();
+    ASSERT_TRUE(fixture.loop.run_until([&] { return group.count() == 0; }));
+    const Result<void> opened = fixture.open();
+    ASSERT_TRUE(opened.has_value()) << opened.error().to_string();
+    const std::vector<std::uint64_t> found = numbers_of(read_all(fixture));
+    ASSERT_TRUE(keep_survivors(history, found)) << "life " << life << ": no prefix of "
+        << history.writes.size() << " writes with the " << history.flushed_count
+        << " flushed ones is on the device";
+  }
+}
+
+// Goal: after a crash at any instant the device is a prefix of the write history that contains every
+// flushed write. Method: numbered writes, trims and flushes with cleaner and checkpoints running, a
+// crash at a random instant, three lives a seed.
+TEST(VolumeTest, CrashLeavesAPrefixWithAllThatWasFlushed) {
+  if (const char* seed = std::getenv("AGRO_SEED")) return crash_once(std::strtoull(seed, nullptr, 10));
+  for (std::uint64_t seed = 1; seed <= 150 && !testing::Test::HasFailure(); ++seed) crash_once(seed);
+}
+
+// Goal: used space returns to what is live. Method: overwrite many times, then wait.
+TEST(VolumeTest, CleanerKeepsSpaceBounded) {
+  VolumeFixture fixture(5);
+  ASSERT_TRUE(fixture.open().has_value());
+  Random random(6);
+  const std::uint64_t sector_count = fixture.size_bytes / kSectorSize;
+  for (int step = 0; step < 12000; ++step) {
+    const std::vector<std::byte> data = numbered(1, static_cast<std::uint64_t>(step) + 1);
+    ASSERT_TRUE(fixture.loop.run(fixture.volume->write(random.below(sector_count) * kSectorSize, data)).has_value());
+    if (step % 7 == 0) ASSERT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+  }
+  fixture.loop.run_for(std::chrono::seconds(30));
+  const VolumeStatus info = fixture.volume->info();
+  EXPECT_GT(info.cleaned_bytes, 0U);
+  EXPECT_LT(fixture.blocks.used(), 2 * fixture.size_bytes + 2 * 1024 * 1024);
+}
+
+// Goal: a full cluster makes writes wait, loses nothing flushed, and goes on when there is room.
+TEST(VolumeTest, FullStoresSuspendAndResume) {
+  VolumeFixture fixture(9);
+  fixture.blocks.capacity = 5 * 1024 * 1024 / 2;
+  fixture.blocks.reserve = 1024 * 1024;
+  ASSERT_TRUE(fixture.open().has_value());
+  bool wrote_all = false;
+  History history;
+  TaskGroup group(fixture.loop.executor());
+  struct Writer {
+    static Job run(Volume& volume, bool& done) {
+      for (std::uint64_t lba = 0; lba < 1024; ++lba) {
+        const std::vector<std::byte> data = numbered(1, lba + 1);
+        EXPECT_TRUE((co_await volume.write(lba * kSectorSize, data)).has_value());
+      }
+      EXPECT_TRUE((co_await volume.flush()).has_value());
+      done = true;
+    }
+  };
+  group.spawn(Writer::run(*fixture.volume, wrote_all));
+  fixture.loop.run_for(std::chrono::seconds(20));
+  EXPECT_FALSE(wrote_all);
+  EXPECT_FALSE(fixture.volume->info().suspended.empty() && fixture.blocks.used() < 1024 * 1024);
+  fixture.blocks.capacity = 100 * 1024 * 1024;
+  ASSERT_TRUE(fixture.loop.run_until([&] { return wrote_all; }, std::chrono::minutes(1)));
+  const std::vector<std::uint64_t> found = numbers_of(read_all(fixture));
+  for (std::uint64_t lba = 0; lba < 1024; ++lba) ASSERT_EQ(found[lba], lba + 1);
+}
+
+// Goal: peers that fail for a while delay, never fail, the device; fenced fails it for good.
+TEST(VolumeTest, FailuresSuspendFencedFails) {
+  VolumeFixture fixture(11);
+  ASSERT_TRUE(fixture.open().has_value());
+  const std::vector<std::byte> data = numbered(1, 5);
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->write(0, data)).has_value());
+  fixture.backend->fail_with(Errc::no_quorum);
+  EXPECT_EQ(fixture.loop.run(fixture.volume->flush(), std::chrono::seconds(5)).code(), Errc::timed_out);
+  EXPECT_FALSE(fixture.volume->info().suspended.empty());
+  fixture.backend->fail_with(Errc::ok);
+  EXPECT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+  EXPECT_TRUE(fixture.volume->info().suspended.empty());
+  fixture.blocks.fences[VolumeFixture::kVolume] = {99};
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->write(0, data)).has_value());
+  EXPECT_EQ(fixture.loop.run(fixture.volume->flush()).code(), Errc::fenced);
+  EXPECT_EQ(fixture.loop.run(fixture.volume->write(0, data)).code(), Errc::fenced);
+  EXPECT_FALSE(fixture.volume->info().failed.empty());
+}
+
+// Goal: without a valid lease nothing is acknowledged; it goes on when the lease is back.
+TEST(VolumeTest, LeaseGatesAcknowledgments) {
+  VolumeFixture fixture(12);
+  ASSERT_TRUE(fixture.open().has_value());
+  fixture.lease->set_valid(false);
+  const std::vector<std::byte> data = numbered(1, 5);
+  EXPECT_EQ(fixture.loop.run(fixture.volume->write(0, data), std::chrono::seconds(3)).code(), Errc::timed_out);
+  EXPECT_FALSE(fixture.volume->try_write(0, data).has_value());
+  fixture.lease->set_valid(true);
+  EXPECT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+  fixture.lease->lose();
+  EXPECT_EQ(fixture.loop.run(fixture.volume->flush()).code(), Errc::fenced);
+}
+
+// Goal: opening is refused when flushed data might be missed.
+TEST(VolumeTest, OpenNeedsEnoughPeers) {
+  VolumeFixture fixture(13);
+  ASSERT_TRUE(fixture.open().has_value());
+  ASSERT_TRUE(fixture.close().has_value());
+  ++fixture.epoch;
+  fixture.backend->set_missing(2);
+  fixture.lease = std::make_unique<TestLease>(fixture.head, Epoch{fixture.epoch});
+  const auto opened = fixture.loop.run(Volume::open(
+      fixture.env, *fixture.backend, *parse_blockset_spec("crc,base"), VolumeFixture::kVolume,
+      fixture.size_bytes, fixture.head, *fixture.lease, fixture.options));
+  EXPECT_EQ(opened.code(), Errc::no_quorum);
+}
+
+// Goal: ranges beyond the end are refused, status tells holes from zeros from data.
+TEST(VolumeTest, RangesAndStatus) {
+  VolumeFixture fixture(14);
+  ASSERT_TRUE(fixture.open().has_value());
+  std::vector<std::byte> data = numbered(2, 1);
+  EXPECT_EQ(fixture.loop.run(fixture.volume->write(fixture.size_bytes - 4096, data)).code(), Errc::invalid_argument);
+  EXPECT_EQ(fixture.loop.run(fixture.volume->read(fixture.size_bytes, data)).code(), Errc::invalid_argument);
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->write(8192, data)).has_value());
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->write_zeroes(16384, 4096, false)).has_value());
+  const auto extents = fixture.loop.run(fixture.volume->status(0, 40960));
+  ASSERT_TRUE(extents.has_value());
+  ASSERT_EQ(extents->size(), 4U);
+  EXPECT_TRUE((*extents)[0].hole && (*extents)[0].zero && (*extents)[0].size == 8192);
+  EXPECT_TRUE(!(*extents)[1].hole && !(*extents)[1].zero && (*extents)[1].size == 8192);
+  EXPECT_TRUE(!(*extents)[2].hole && (*extents)[2].zero && (*extents)[2].size == 4096);
+  EXPECT_TRUE((*extents)[3].hole);
+}
+
+}  // namespace
+}  // namespace agro
