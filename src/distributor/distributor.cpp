@@ -1,0 +1,212 @@
+#include "distributor/distributor.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "distributor/distributor_ops.hpp"
+
+namespace agro {
+
+Distributor::Distributor(Env env, std::uint32_t block_size, DistributorOptions options)
+    : env_(env),
+      block_size_(block_size),
+      options_(options),
+      buffers_(block_size),
+      jobs_(env.executor),
+      corrupt_replicas_(env.metrics.get("agro_corrupt_replicas_total",
+                                        "Copies of blocks found not to verify when read")),
+      repaired_replicas_(env.metrics.get("agro_repaired_replicas_total",
+                                         "Bad copies replaced from a good one")) {}
+
+Distributor::~Distributor() { AGRO_ASSERT(call_count_ == 0 && jobs_.count() == 0); }
+
+void Distributor::set_ring(std::shared_ptr<const Ring> ring) {
+  ring_ = std::move(ring);
+  match_members();
+}
+
+void Distributor::set_peers(std::map<PeerId, std::shared_ptr<Peer>> peers) {
+  std::map<PeerId, PeerPtr> states;
+  for (auto& [id, peer] : peers) {
+    AGRO_ASSERT(peer != nullptr);
+    if (const PeerPtr known = find_peer(id); known != nullptr && known->peer == peer) {
+      states[id] = known;
+      continue;
+    }
+    const std::string label = fmt::format("{{peer=\"{}\"}}", id.to_string());
+    states[id] = std::make_shared<PeerState>(PeerState{
+        std::move(peer),
+        env_.metrics.get("agro_peer_requests_total" + label, "Requests sent to a peer"),
+        env_.metrics.get("agro_peer_errors_total" + label, "Requests to a peer that failed"), 0,
+        TimePoint()});
+  }
+  peers_ = std::move(states);
+  match_members();
+}
+
+Distributor::PeerPtr Distributor::find_peer(const PeerId& id) const {
+  const auto found = peers_.find(id);
+  return found == peers_.end() ? nullptr : found->second;
+}
+
+void Distributor::match_members() {
+  member_peers_.clear();
+  if (ring_ != nullptr) {
+    for (const RingMember& member : ring_->members()) {
+      member_peers_.push_back(find_peer(member.id));
+    }
+  }
+  any_local_ = std::any_of(peers_.begin(), peers_.end(),
+                           [](const auto& entry) { return entry.second->peer->local(); });
+}
+
+bool Distributor::is_suspect(const PeerState& state) const {
+  return state.slow_count > 0 || env_.clock.now() < state.suspect_until;
+}
+
+void Distributor::note(PeerState& state, Errc code) {
+  // These answers are no fault of the peer's.
+  const bool fine = code == Errc::ok || code == Errc::not_found || code == Errc::fenced ||
+                    code == Errc::out_of_space;
+  if (!fine) state.errors.add();
+  if (code == Errc::timed_out) state.suspect_until = env_.clock.now() + options_.suspicion;
+  if (code == Errc::ok) state.suspect_until = TimePoint();
+}
+
+std::vector<Distributor::PeerPtr> Distributor::connected_peers() const {
+  std::vector<PeerPtr> connected;
+  for (const auto& [id, state] : peers_) {
+    if (state->peer->connected()) connected.push_back(state);
+  }
+  return connected;
+}
+
+std::uint32_t Distributor::members_missing(const std::vector<PeerPtr>& answered) const {
+  std::uint32_t missing = 0;
+  for (const PeerPtr& member : member_peers_) {
+    const bool there = member != nullptr &&
+                       std::find(answered.begin(), answered.end(), member) != answered.end();
+    missing += there ? 0 : 1;
+  }
+  return missing;
+}
+
+std::uint32_t Distributor::copy_count() const {
+  return ring_ == nullptr ? 0 : ring_->replication();
+}
+
+Space Distributor::space() const {
+  Space sum;
+  for (const PeerPtr& member : member_peers_) {
+    if (member == nullptr) continue;
+    const std::optional<PeerStat> stat = member->peer->last_stat();
+    if (!stat.has_value()) continue;
+    sum.size += stat->store.size;
+    sum.used += stat->store.used;
+    // What a peer that cannot be reached has free is no use to anybody now.
+    if (member->peer->connected()) sum.available += stat->store.available;
+  }
+  return sum;
+}
+
+Awaitable<void> Distributor::stop() {
+  closed_ = true;
+  closing_.notify_all();
+  while (call_count_ > 0) co_await calls_changed_.wait();
+  co_await jobs_.join();
+}
+
+// --- list, remove, fence: to everybody at once ---------------------------------------------------
+
+void Distributor::finish(FanOut& op, const PeerPtr& state, Errc code) {
+  note(*state, code);
+  if (code == Errc::ok) op.answered.push_back(state);
+  if (code == Errc::fenced) op.fenced = true;
+  if (--op.left == 0) op.done.notify_all();
+}
+
+Job Distributor::list_job(std::shared_ptr<FanOut> op, PeerPtr state, BlockFilter filter) {
+  state->requests.add();
+  const TimePoint deadline = env_.clock.now() + options_.list_limit;
+  const Result<std::vector<BlockInfo>> listed = co_await state->peer->list(filter, deadline);
+  if (listed.has_value()) {
+    op->infos.insert(op->infos.end(), listed->begin(), listed->end());
+  } else {
+    log_warning("peer {}: list: {}", state->peer->id().to_string(), listed.error().to_string());
+  }
+  finish(*op, state, listed.code());
+}
+
+Task<Listing> Distributor::list(BlockFilter filter) {
+  const CallGuard guard(*this);
+  if (closed_) co_return fail(Errc::closed, "the distributor is closed");
+  auto op = std::make_shared<FanOut>();
+  const std::vector<PeerPtr> targets = connected_peers();
+  op->left = targets.size();
+  for (const PeerPtr& state : targets) jobs_.spawn(list_job(op, state, filter));
+  while (op->left > 0) co_await op->done.wait();
+  Listing listing;
+  listing.unreachable_count = members_missing(op->answered);
+  std::sort(op->infos.begin(), op->infos.end());
+  for (const BlockInfo& info : op->infos) {
+    if (listing.entries.empty() || listing.entries.back().ref != info.ref) {
+      listing.entries.push_back({info.ref, 0, 0});
+    }
+    Listing::Entry& entry = listing.entries.back();
+    entry.size = std::max(entry.size, info.size);
+    ++entry.copy_count;
+  }
+  co_return listing;
+}
+
+Job Distributor::remove_job(std::shared_ptr<FanOut> op, PeerPtr state,
+                            std::shared_ptr<const std::vector<BlockRef>> refs) {
+  state->requests.add();
+  const TimePoint deadline = env_.clock.now() + options_.control_limit;
+  const Result<void> removed = co_await state->peer->remove(*refs, deadline);
+  if (!removed.has_value()) {
+    log_warning("peer {}: remove: {}; its copies stay until gc finds them",
+                state->peer->id().to_string(), removed.error().to_string());
+  }
+  finish(*op, state, removed.code());
+}
+
+Task<void> Distributor::remove(std::vector<BlockRef> refs) {
+  const CallGuard guard(*this);
+  if (closed_) co_return fail(Errc::closed, "the distributor is closed");
+  if (refs.empty()) co_return Result<void>();
+  auto op = std::make_shared<FanOut>();
+  const auto shared = std::make_shared<const std::vector<BlockRef>>(std::move(refs));
+  const std::vector<PeerPtr> targets = connected_peers();
+  op->left = targets.size();
+  for (const PeerPtr& state : targets) jobs_.spawn(remove_job(op, state, shared));
+  while (op->left > 0) co_await op->done.wait();
+  co_return Result<void>();
+}
+
+Job Distributor::fence_job(std::shared_ptr<FanOut> op, PeerPtr state, VolumeId volume,
+                           Epoch epoch) {
+  state->requests.add();
+  const TimePoint deadline = env_.clock.now() + options_.control_limit;
+  const Result<void> fenced = co_await state->peer->fence(volume, epoch, deadline);
+  finish(*op, state, fenced.code());
+}
+
+Task<std::uint32_t> Distributor::fence(VolumeId volume, Epoch epoch) {
+  const CallGuard guard(*this);
+  if (closed_) co_return fail(Errc::closed, "the distributor is closed");
+  auto op = std::make_shared<FanOut>();
+  const std::vector<PeerPtr> targets = connected_peers();
+  op->left = targets.size();
+  for (const PeerPtr& state : targets) jobs_.spawn(fence_job(op, state, volume, epoch));
+  while (op->left > 0) co_await op->done.wait();
+  if (op->fenced) {
+    co_return fail(Errc::fenced, fmt::format("volume {}: a newer writer than epoch {} has it",
+                                             volume.value, epoch.value));
+  }
+  co_return members_missing(op->answered);
+}
+
+}  // namespace agro

@@ -1,0 +1,127 @@
+// Distributor: a cluster's blocks as one BlockBackend, over a ring and the peers it names.
+//
+// Invariants: write() succeeds only when as many distinct peers as asked for said durable; a bad copy
+// is never returned while a good one can be reached, and is repaired from it; after a call returned,
+// nothing touches the caller's buffer (a block written stays shared with late attempts).
+// Threading: one loop, the peers'. Source: DESIGN.md sections 5 and 10.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/env.hpp"
+#include "blockset/backend.hpp"
+#include "distributor/buffer_classes.hpp"
+#include "distributor/peer.hpp"
+#include "ring/ring.hpp"
+
+namespace agro {
+
+struct DistributorOptions {
+  Duration write_slow = std::chrono::milliseconds(500);  // then the next peer is tried as well
+  Duration write_limit = std::chrono::seconds(5);        // per peer
+  Duration read_slow = std::chrono::milliseconds(200);   // then the next replica is asked instead
+  Duration read_limit = std::chrono::seconds(5);         // per peer, when all were slow
+  Duration list_limit = std::chrono::seconds(10);
+  Duration control_limit = std::chrono::seconds(3);      // remove, fence
+  Duration suspicion = std::chrono::seconds(5);          // a peer that timed out is asked last
+};
+
+class Distributor final : public BlockBackend {
+ public:
+  Distributor(Env env, std::uint32_t block_size, DistributorOptions options = {});
+  /// Shape: stop() has returned, or nothing was ever called.
+  ~Distributor() override;
+  Distributor(const Distributor&) = delete;
+  Distributor& operator=(const Distributor&) = delete;
+
+  /// Both take effect for calls that start afterwards.
+  void set_ring(std::shared_ptr<const Ring> ring);
+  void set_peers(std::map<PeerId, std::shared_ptr<Peer>> peers);
+
+  Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) override;
+  Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                  ReadOptions options) override;
+  std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
+                                       const ReadOptions& options) override;
+  Task<SharedBytes> read_block(BlockRef ref, ReadOptions options) override;
+  Task<void> remove(std::vector<BlockRef> refs) override;
+  Task<Listing> list(BlockFilter filter) override;
+  Task<std::uint32_t> fence(VolumeId volume, Epoch epoch) override;
+  std::uint32_t copy_count() const override;
+  std::uint32_t block_size() const override { return block_size_; }
+  /// Sums over the ring's members that ever answered: with R copies, a volume can use 1/R of it, or
+  /// less when peers differ in size.
+  Space space() const override;
+
+  /// Refuses new calls, and waits for calls, late attempts and repairs under way.
+  Awaitable<void> stop();
+
+ private:
+  /// A peer, and what we think of it.
+  struct PeerState {
+    std::shared_ptr<Peer> peer;
+    Metric& requests;
+    Metric& errors;
+    std::uint32_t slow_count = 0;  // attempts under way that are slow
+    TimePoint suspect_until;
+  };
+  using PeerPtr = std::shared_ptr<PeerState>;
+  struct WriteOp;
+  struct ReadOp;
+  struct FanOut;
+  class CallGuard;
+
+  PeerPtr find_peer(const PeerId& id) const;
+  void match_members();
+  bool is_suspect(const PeerState& state) const;
+  void note(PeerState& state, Errc code);
+  std::vector<PeerPtr> write_candidates(const BlockRef& ref);
+  std::vector<PeerPtr> read_candidates(const BlockRef& ref);
+  std::vector<PeerPtr> connected_peers() const;
+  std::uint32_t members_missing(const std::vector<PeerPtr>& answered) const;
+
+  Job write_attempt(std::shared_ptr<WriteOp> op, std::size_t index);
+  void start_write_attempts(const std::shared_ptr<WriteOp>& op);
+  Error write_failure(const WriteOp& op) const;
+
+  Task<void> read_any(ReadOp& op);
+  Task<void> read_attempt(ReadOp& op, PeerPtr state, TimePoint deadline);
+  Task<void> read_whole(ReadOp& op, PeerPtr state, TimePoint deadline);
+  Error read_failure(const ReadOp& op) const;
+
+  void start_repairs(const BlockRef& ref, const PeerPtr& good, const std::vector<PeerPtr>& bad);
+  Job repair_job(BlockRef ref, PeerPtr good, PeerPtr bad);
+  Task<void> repair(BlockRef ref, PeerPtr good, PeerPtr bad);
+
+  Job list_job(std::shared_ptr<FanOut> op, PeerPtr state, BlockFilter filter);
+  Job remove_job(std::shared_ptr<FanOut> op, PeerPtr state,
+                 std::shared_ptr<const std::vector<BlockRef>> refs);
+  Job fence_job(std::shared_ptr<FanOut> op, PeerPtr state, VolumeId volume, Epoch epoch);
+  void finish(FanOut& op, const PeerPtr& state, Errc code);
+
+  Env env_;
+  std::uint32_t block_size_;
+  DistributorOptions options_;
+  BufferClasses buffers_;
+  std::shared_ptr<const Ring> ring_;
+  std::map<PeerId, PeerPtr> peers_;
+  std::vector<PeerPtr> member_peers_;  // as ring_->members(); null: no such peer
+  bool any_local_ = false;
+  std::vector<std::uint32_t> permutation_;  // scratch; no await while it is in use
+  std::vector<std::uint32_t> page_crcs_;    // scratch of try_read()
+  std::set<std::pair<PeerId, BlockRef>> repairing_;
+  bool closed_ = false;
+  std::uint32_t call_count_ = 0;
+  Event calls_changed_;
+  Event closing_;
+  TaskGroup jobs_;
+  Metric& corrupt_replicas_;
+  Metric& repaired_replicas_;
+};
+
+}  // namespace agro

@@ -1,0 +1,73 @@
+// State of the distributor's calls under way; private to distributor*.cpp.
+#pragma once
+
+#include "distributor/distributor.hpp"
+
+namespace agro {
+
+/// Counts a call under way, for stop().
+class Distributor::CallGuard {
+ public:
+  explicit CallGuard(Distributor& owner) : owner_(owner) { ++owner_.call_count_; }
+  ~CallGuard() {
+    --owner_.call_count_;
+    owner_.calls_changed_.notify_all();
+  }
+  CallGuard(const CallGuard&) = delete;
+  CallGuard& operator=(const CallGuard&) = delete;
+
+ private:
+  Distributor& owner_;
+};
+
+/// One question to every peer.
+struct Distributor::FanOut {
+  std::size_t left = 0;
+  Event done;
+  std::vector<PeerPtr> answered;  // with success
+  std::vector<BlockInfo> infos;
+  bool fenced = false;
+};
+
+/// One write, shared with its attempts, which may outlast it.
+struct Distributor::WriteOp {
+  enum class Phase : std::uint8_t { fresh, slow, ended };
+  struct Attempt {
+    PeerPtr state;
+    TimePoint slow_at;
+    Phase phase = Phase::fresh;
+  };
+
+  PeerWrite request;
+  std::uint32_t wanted = 0;
+  std::vector<PeerPtr> candidates;
+  std::vector<Attempt> attempts;  // of candidates[0 .. attempts.size())
+  std::uint32_t durable_count = 0;
+  std::uint32_t full_count = 0;
+  bool fenced = false;
+  std::string last_problem;
+  Event changed;
+
+  std::uint32_t count(Phase phase) const {
+    std::uint32_t number = 0;
+    for (const Attempt& attempt : attempts) number += attempt.phase == phase ? 1 : 0;
+    return number;
+  }
+};
+
+/// One read: of a range into `out`, or of a whole block into `block`.
+struct Distributor::ReadOp {
+  BlockRef ref;
+  std::uint32_t offset = 0;
+  MutableBytes out;
+  const ReadCheck* check = nullptr;
+  bool whole = false;
+  SharedBytes block;
+
+  std::vector<PeerPtr> bad;       // have a copy that does not verify
+  std::vector<PeerPtr> answered;  // with success, not_found or a bad copy
+  std::vector<PeerPtr> slow;
+  Error last_problem;
+};
+
+}  // namespace agro

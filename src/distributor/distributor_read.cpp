@@ -1,0 +1,224 @@
+// The distributor's reads: one replica after another until one verifies; bad copies are repaired.
+//
+// A read is never raced: a replica that is slow is given up (its peer lets go of the buffer) before
+// the next is asked, so that the caller's memory has one writer. When all were slow, each gets the
+// long limit.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "blockset/crc.hpp"
+#include "distributor/distributor_ops.hpp"
+
+namespace agro {
+namespace {
+
+/// More than this at once would be a scrub; what is left out is found again by the next read.
+constexpr std::size_t kRepairsAtOnceMax = 16;
+
+}  // namespace
+
+/// Replicas first, local ones before others, then the rest of the ring, then everybody else; those
+/// that were slow lately last. The same order at every read of a block, so that one page cache has it.
+std::vector<Distributor::PeerPtr> Distributor::read_candidates(const BlockRef& ref) {
+  std::vector<PeerPtr> candidates;
+  std::size_t replica_count = 0;
+  if (ring_ != nullptr) {
+    ring_->permutation(ref, permutation_);
+    for (std::size_t rank = 0; rank < permutation_.size(); ++rank) {
+      const PeerPtr& state = member_peers_[permutation_[rank]];
+      if (state == nullptr || !state->peer->connected()) continue;
+      candidates.push_back(state);
+      if (rank < ring_->replication()) ++replica_count;
+    }
+  }
+  std::stable_partition(candidates.begin(),
+                        candidates.begin() + static_cast<std::ptrdiff_t>(replica_count),
+                        [](const PeerPtr& state) { return state->peer->local(); });
+  for (const auto& [id, state] : peers_) {
+    if (!state->peer->connected()) continue;
+    if (std::find(candidates.begin(), candidates.end(), state) == candidates.end()) {
+      candidates.push_back(state);
+    }
+  }
+  std::stable_partition(candidates.begin(), candidates.end(),
+                        [this](const PeerPtr& state) { return !is_suspect(*state); });
+  return candidates;
+}
+
+Task<void> Distributor::read_whole(ReadOp& op, PeerPtr state, TimePoint deadline) {
+  AGRO_CO_TRY(const std::uint32_t size, co_await state->peer->has(op.ref, deadline));
+  if (size == 0) co_return fail(Errc::not_found, op.ref.to_string() + ": not there");
+  if (size > block_size_) {
+    co_return fail(Errc::corrupt, fmt::format("a block of {} bytes", size));
+  }
+  std::shared_ptr<AlignedBuffer> buffer = buffers_.take(size);
+  const MutableBytes place = buffer->bytes().first(size);
+  AGRO_CO_TRY_OK(co_await state->peer->read(op.ref, 0, place, nullptr, deadline));
+  if (op.check != nullptr && !op.check->verify_block(op.ref, place)) {
+    co_return fail(Errc::corrupt, "the block does not verify");
+  }
+  op.block = {std::move(buffer), place};
+  co_return Result<void>();
+}
+
+Task<void> Distributor::read_attempt(ReadOp& op, PeerPtr state, TimePoint deadline) {
+  if (op.whole) co_return co_await read_whole(op, state, deadline);
+  if (op.check == nullptr) {
+    co_return co_await state->peer->read(op.ref, op.offset, op.out, nullptr, deadline);
+  }
+  std::vector<std::uint32_t> page_crcs;
+  AGRO_CO_TRY_OK(co_await state->peer->read(op.ref, op.offset, op.out, &page_crcs, deadline));
+  if (!op.check->verify(op.ref, op.offset, op.out, page_crcs)) {
+    co_return fail(Errc::corrupt, "the pages do not verify");
+  }
+  co_return Result<void>();
+}
+
+Task<void> Distributor::read_any(ReadOp& op) {
+  std::vector<PeerPtr> candidates = read_candidates(op.ref);
+  for (const bool patient : {false, true}) {
+    for (std::size_t index = 0; index < candidates.size(); ++index) {
+      const PeerPtr state = candidates[index];
+      if (closed_) co_return fail(Errc::closed, "the distributor was closed");
+      if (!state->peer->connected()) continue;
+      state->requests.add();
+      const Duration limit = patient ? options_.read_limit : options_.read_slow;
+      const TimePoint deadline = env_.clock.now() + limit;
+      const Result<void> read = co_await read_attempt(op, state, deadline);
+      note(*state, read.code());
+      if (read.has_value()) {
+        if (op.check != nullptr) start_repairs(op.ref, state, op.bad);
+        co_return Result<void>();
+      }
+      if (read.code() == Errc::timed_out && !patient) {
+        op.slow.push_back(state);
+      } else if (read.code() == Errc::corrupt || read.code() == Errc::io_error) {
+        if (read.code() == Errc::corrupt) corrupt_replicas_.add();
+        log_warning("peer {}: block {}: {}", state->peer->id().to_string(), op.ref.to_string(),
+                    read.error().to_string());
+        op.bad.push_back(state);
+        op.answered.push_back(state);
+      } else if (read.code() == Errc::not_found || read.code() == Errc::invalid_argument) {
+        op.answered.push_back(state);
+      }
+      if (read.code() != Errc::not_found || op.last_problem.message.empty()) {
+        op.last_problem = read.error();
+      }
+    }
+    candidates = std::exchange(op.slow, {});
+  }
+  co_return fail(read_failure(op));
+}
+
+Error Distributor::read_failure(const ReadOp& op) const {
+  const std::string name = op.ref.to_string();
+  const std::uint32_t missing = members_missing(op.answered);
+  if (missing > 0 || member_peers_.empty()) {
+    return {Errc::unavailable,
+            fmt::format("block {}: no good copy in reach; {} of {} peers do not answer, {} bad "
+                        "copies; last: {}",
+                        name, missing, member_peers_.size(), op.bad.size(),
+                        op.last_problem.message)};
+  }
+  if (!op.bad.empty()) {
+    return {Errc::corrupt,
+            fmt::format("block {}: every copy is bad ({} of them)", name, op.bad.size())};
+  }
+  if (op.last_problem.code == Errc::invalid_argument) return with_context(op.last_problem, name);
+  return {Errc::not_found, fmt::format("block {}: on no peer", name)};
+}
+
+Task<void> Distributor::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                             ReadOptions options) {
+  const CallGuard guard(*this);
+  if (closed_) co_return fail(Errc::closed, "the distributor is closed");
+  ReadOp op;
+  op.ref = ref;
+  op.offset = offset;
+  op.out = out;
+  op.check = options.check;
+  co_return co_await read_any(op);
+}
+
+Task<SharedBytes> Distributor::read_block(BlockRef ref, ReadOptions options) {
+  const CallGuard guard(*this);
+  if (closed_) co_return fail(Errc::closed, "the distributor is closed");
+  ReadOp op;
+  op.ref = ref;
+  op.check = options.check;
+  op.whole = true;
+  AGRO_CO_TRY_OK(co_await read_any(op));
+  co_return std::move(op.block);
+}
+
+std::optional<Result<void>> Distributor::try_read(const BlockRef& ref, std::uint32_t offset,
+                                                  MutableBytes out, const ReadOptions& options) {
+  if (!any_local_ || closed_ || ring_ == nullptr) return std::nullopt;
+  ring_->permutation(ref, permutation_);
+  const std::size_t replica_count = std::min<std::size_t>(ring_->replication(), permutation_.size());
+  for (std::size_t rank = 0; rank < replica_count; ++rank) {
+    PeerState* state = member_peers_[permutation_[rank]].get();
+    if (state == nullptr || !state->peer->local()) continue;
+    std::vector<std::uint32_t>* page_crcs = options.check != nullptr ? &page_crcs_ : nullptr;
+    const std::optional<Result<void>> read = state->peer->try_read(ref, offset, out, page_crcs);
+    if (!read.has_value() || !read->has_value()) continue;
+    // A bad copy is read() and counted again by read(), which knows what to do about it.
+    if (page_crcs != nullptr && !options.check->verify(ref, offset, out, *page_crcs)) {
+      return std::nullopt;
+    }
+    state->requests.add();
+    return read;
+  }
+  return std::nullopt;
+}
+
+void Distributor::start_repairs(const BlockRef& ref, const PeerPtr& good,
+                                const std::vector<PeerPtr>& bad) {
+  for (const PeerPtr& state : bad) {
+    if (closed_ || repairing_.size() >= kRepairsAtOnceMax) return;
+    if (!repairing_.emplace(state->peer->id(), ref).second) continue;
+    jobs_.spawn(repair_job(ref, good, state));
+  }
+}
+
+Job Distributor::repair_job(BlockRef ref, PeerPtr good, PeerPtr bad) {
+  const Result<void> repaired = co_await repair(ref, good, bad);
+  repairing_.erase({bad->peer->id(), ref});
+  if (repaired.has_value()) {
+    repaired_replicas_.add();
+    log_info("peer {}: block {} repaired", bad->peer->id().to_string(), ref.to_string());
+  } else {
+    log_warning("peer {}: block {} could not be repaired: {}", bad->peer->id().to_string(),
+                ref.to_string(), repaired.error().to_string());
+  }
+}
+
+Task<void> Distributor::repair(BlockRef ref, PeerPtr good, PeerPtr bad) {
+  // The caller's check may be gone by now; it was the crc layer's, for nobody else has one.
+  const CrcCheck check;
+  ReadOp op;
+  op.ref = ref;
+  op.check = &check;
+  op.whole = true;
+  const TimePoint deadline = env_.clock.now() + options_.read_limit;
+  good->requests.add();
+  // The good copy was good where it was read; all of it must be, to make another from it.
+  const Result<void> read = co_await read_whole(op, good, deadline);
+  note(*good, read.code());
+  if (!read.has_value()) co_return fail(read.error());
+  PeerWrite request;
+  request.ref = ref;
+  request.block = op.block;
+  request.checksummed = true;
+  request.reserve = true;
+  request.repair = true;
+  bad->requests.add();
+  const Result<void> written =
+      co_await bad->peer->write(std::move(request), env_.clock.now() + options_.write_limit);
+  note(*bad, written.code());
+  co_return written;
+}
+
+}  // namespace agro

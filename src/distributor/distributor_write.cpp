@@ -1,0 +1,131 @@
+// The distributor's writes: the first R connected peers at once, the next one for each that fails or
+// is slow.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "distributor/distributor_ops.hpp"
+
+namespace agro {
+
+std::vector<Distributor::PeerPtr> Distributor::write_candidates(const BlockRef& ref) {
+  std::vector<PeerPtr> candidates;
+  if (ring_ == nullptr) return candidates;
+  ring_->permutation(ref, permutation_);
+  candidates.reserve(permutation_.size());
+  for (const std::uint32_t member : permutation_) {
+    const PeerPtr& state = member_peers_[member];
+    if (state != nullptr && state->peer->connected()) candidates.push_back(state);
+  }
+  std::stable_partition(candidates.begin(), candidates.end(),
+                        [this](const PeerPtr& state) { return !is_suspect(*state); });
+  return candidates;
+}
+
+Job Distributor::write_attempt(std::shared_ptr<WriteOp> op, std::size_t index) {
+  const PeerPtr state = op->attempts[index].state;
+  state->requests.add();
+  PeerWrite request = op->request;
+  const TimePoint deadline = env_.clock.now() + options_.write_limit;
+  const Result<void> written = co_await state->peer->write(std::move(request), deadline);
+  note(*state, written.code());
+  WriteOp::Attempt& attempt = op->attempts[index];
+  if (attempt.phase == WriteOp::Phase::slow) --state->slow_count;
+  attempt.phase = WriteOp::Phase::ended;
+  switch (written.code()) {
+    case Errc::ok:
+      ++op->durable_count;
+      break;
+    case Errc::fenced:
+      op->fenced = true;
+      break;
+    case Errc::out_of_space:
+      ++op->full_count;
+      break;
+    default:
+      log_debug("peer {}: write {}: {}", state->peer->id().to_string(), op->request.ref.to_string(),
+                written.error().to_string());
+  }
+  if (!written.has_value()) op->last_problem = written.error().to_string();
+  op->changed.notify_all();
+}
+
+/// Keeps as many attempts going that are not slow as copies are missing, while there are peers.
+void Distributor::start_write_attempts(const std::shared_ptr<WriteOp>& op) {
+  const TimePoint now = env_.clock.now();
+  for (WriteOp::Attempt& attempt : op->attempts) {
+    if (attempt.phase != WriteOp::Phase::fresh || attempt.slow_at > now) continue;
+    attempt.phase = WriteOp::Phase::slow;
+    ++attempt.state->slow_count;
+  }
+  while (op->durable_count + op->count(WriteOp::Phase::fresh) < op->wanted &&
+         op->attempts.size() < op->candidates.size()) {
+    const std::size_t index = op->attempts.size();
+    op->attempts.push_back(
+        {op->candidates[index], now + options_.write_slow, WriteOp::Phase::fresh});
+    jobs_.spawn(write_attempt(op, index));
+  }
+}
+
+Error Distributor::write_failure(const WriteOp& op) const {
+  const std::string name = op.request.ref.to_string();
+  if (op.full_count > 0 && op.durable_count + op.full_count >= op.wanted) {
+    return {Errc::out_of_space,
+            fmt::format("block {}: {} of {} copies stored, {} peers are full", name,
+                        op.durable_count, op.wanted, op.full_count)};
+  }
+  return {Errc::no_quorum,
+          fmt::format("block {}: {} of {} copies stored, {} peers connected{}{}", name,
+                      op.durable_count, op.wanted, op.candidates.size(),
+                      op.last_problem.empty() ? "" : "; last: ", op.last_problem)};
+}
+
+Task<void> Distributor::write(BlockRef ref, SharedBytes block, WriteOptions options) {
+  const CallGuard guard(*this);
+  if (closed_) co_return fail(Errc::closed, "the distributor is closed");
+  auto op = std::make_shared<WriteOp>();
+  op->request.ref = ref;
+  op->request.block = std::move(block);
+  op->request.checksummed = options.checksummed;
+  op->request.reserve = options.reserve;
+  op->wanted = options.copy_count != 0 ? options.copy_count : copy_count();
+  op->candidates = write_candidates(ref);
+  if (op->wanted == 0 || op->candidates.size() < op->wanted) co_return fail(write_failure(*op));
+  op->attempts.reserve(op->candidates.size());
+  const std::uint64_t closing_waiter =
+      closing_.add([weak = std::weak_ptr<WriteOp>(op)] {
+        if (const std::shared_ptr<WriteOp> alive = weak.lock()) alive->changed.notify_all();
+      });
+  Result<void> result;
+  while (true) {
+    start_write_attempts(op);
+    if (op->fenced) {
+      result = fail(Errc::fenced, fmt::format("block {}: a newer writer has the volume",
+                                              ref.to_string()));
+      break;
+    }
+    if (op->durable_count >= op->wanted) break;
+    if (closed_) {
+      result = fail(Errc::closed, "the distributor was closed");
+      break;
+    }
+    if (op->count(WriteOp::Phase::ended) == op->candidates.size()) {
+      result = fail(write_failure(*op));
+      break;
+    }
+    TimePoint next_slow = TimePoint::max();
+    for (const WriteOp::Attempt& attempt : op->attempts) {
+      if (attempt.phase == WriteOp::Phase::fresh) next_slow = std::min(next_slow, attempt.slow_at);
+    }
+    if (next_slow == TimePoint::max()) {
+      co_await op->changed.wait();
+    } else {
+      co_await wait_until(op->changed, env_.clock, next_slow);
+    }
+  }
+  closing_.remove(closing_waiter);
+  co_return result;
+}
+
+}  // namespace agro

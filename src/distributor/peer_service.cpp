@@ -1,0 +1,144 @@
+#include "distributor/peer_service.hpp"
+
+#include <fmt/format.h>
+
+#include "blockset/crc.hpp"
+
+namespace agro {
+namespace {
+
+/// Where the checksums of the pages that [offset, offset + size) lies in are.
+struct CrcRange {
+  std::uint32_t position = 0;
+  std::uint32_t count = 0;
+};
+
+Result<CrcRange> crc_range(std::uint32_t block_size, std::uint32_t offset, std::size_t size) {
+  const std::uint32_t first_page = offset / kPageSize;
+  const std::uint64_t end = round_up(std::uint64_t{offset} + size, kPageSize);
+  const auto count = static_cast<std::uint32_t>(end / kPageSize) - first_page;
+  AGRO_TRY(const std::uint32_t position, crc_table_position(block_size, first_page, count));
+  return CrcRange{position, count};
+}
+
+MutableBytes bytes_of(std::vector<std::uint32_t>& crcs) {
+  return std::as_writable_bytes(std::span(crcs));
+}
+
+}  // namespace
+
+PeerService::PeerService(PeerId id, BlockStore& store, Metrics& metrics)
+    : id_(id),
+      store_(store),
+      corrupt_writes_(metrics.get("agro_peer_corrupt_writes_total",
+                                  "Blocks refused because they did not verify on arrival")) {}
+
+Task<void> PeerService::write(PeerWrite request) {
+  if (request.block.size() == 0) co_return fail(Errc::invalid_argument, "an empty block");
+  if (request.checksummed) {
+    const Result<std::uint32_t> verified = crc_verify_block(request.ref, request.block.bytes);
+    if (!verified.has_value()) {
+      corrupt_writes_.add();
+      co_return fail(with_context(verified.error(), "damaged on the way"));
+    }
+  }
+  if (request.repair) co_return co_await store_.repair(request.ref, std::move(request.block));
+  const PutOptions options{.reserve = request.reserve};
+  co_return co_await store_.put(request.ref, std::move(request.block), options);
+}
+
+Task<void> PeerService::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                             std::vector<std::uint32_t>* page_crcs) {
+  if (page_crcs != nullptr) {
+    const std::optional<std::uint32_t> size = store_.find(ref);
+    if (!size.has_value()) co_return fail(Errc::not_found, ref.to_string() + ": not here");
+    AGRO_CO_TRY(const CrcRange range, crc_range(*size, offset, out.size()));
+    page_crcs->resize(range.count);
+    AGRO_CO_TRY_OK(co_await store_.read(ref, range.position, bytes_of(*page_crcs)));
+  }
+  co_return co_await store_.read(ref, offset, out);
+}
+
+std::optional<Result<void>> PeerService::try_read(const BlockRef& ref, std::uint32_t offset,
+                                                  MutableBytes out,
+                                                  std::vector<std::uint32_t>* page_crcs) {
+  if (page_crcs != nullptr) {
+    const std::optional<std::uint32_t> size = store_.find(ref);
+    if (!size.has_value()) return fail(Errc::not_found, ref.to_string() + ": not here");
+    const Result<CrcRange> range = crc_range(*size, offset, out.size());
+    if (!range.has_value()) return fail(range.error());
+    page_crcs->resize(range->count);
+    std::optional<Result<void>> crcs_read =
+        store_.try_read(ref, range->position, bytes_of(*page_crcs));
+    if (!crcs_read.has_value() || !crcs_read->has_value()) return crcs_read;
+  }
+  return store_.try_read(ref, offset, out);
+}
+
+Task<void> PeerService::remove(std::vector<BlockRef> refs) {
+  AGRO_CO_TRY_OK(co_await store_.remove(std::move(refs)));
+  co_return Result<void>();
+}
+
+Task<void> PeerService::fence(VolumeId volume, Epoch epoch) {
+  const Epoch present = store_.fence_of(volume);
+  if (present > epoch) {
+    co_return fail(Errc::fenced, fmt::format("volume {}: epoch {} is fenced off by epoch {}",
+                                             volume.value, epoch.value, present.value));
+  }
+  co_return co_await store_.fence(volume, epoch);
+}
+
+Result<void> LocalPeer::check_open() const {
+  if (closed_) return fail(Errc::unavailable, "peer " + id().to_string() + " is closed");
+  return {};
+}
+
+Task<void> LocalPeer::write(PeerWrite request, TimePoint) {
+  AGRO_CO_TRY_OK(check_open());
+  const std::shared_ptr<PeerService> service = service_;
+  co_return co_await service->write(std::move(request));
+}
+
+Task<void> LocalPeer::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                           std::vector<std::uint32_t>* page_crcs, TimePoint) {
+  AGRO_CO_TRY_OK(check_open());
+  const std::shared_ptr<PeerService> service = service_;
+  co_return co_await service->read(ref, offset, out, page_crcs);
+}
+
+std::optional<Result<void>> LocalPeer::try_read(const BlockRef& ref, std::uint32_t offset,
+                                                MutableBytes out,
+                                                std::vector<std::uint32_t>* page_crcs) {
+  if (closed_) return std::nullopt;
+  return service_->try_read(ref, offset, out, page_crcs);
+}
+
+Task<std::uint32_t> LocalPeer::has(BlockRef ref, TimePoint) {
+  AGRO_CO_TRY_OK(check_open());
+  co_return service_->has(ref);
+}
+
+Task<std::vector<BlockInfo>> LocalPeer::list(BlockFilter filter, TimePoint) {
+  AGRO_CO_TRY_OK(check_open());
+  co_return service_->list(filter);
+}
+
+Task<void> LocalPeer::remove(std::vector<BlockRef> refs, TimePoint) {
+  AGRO_CO_TRY_OK(check_open());
+  const std::shared_ptr<PeerService> service = service_;
+  co_return co_await service->remove(std::move(refs));
+}
+
+Task<void> LocalPeer::fence(VolumeId volume, Epoch epoch, TimePoint) {
+  AGRO_CO_TRY_OK(check_open());
+  const std::shared_ptr<PeerService> service = service_;
+  co_return co_await service->fence(volume, epoch);
+}
+
+Task<PeerStat> LocalPeer::stat(TimePoint) {
+  AGRO_CO_TRY_OK(check_open());
+  co_return service_->stat();
+}
+
+}  // namespace agro

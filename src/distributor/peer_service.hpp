@@ -1,0 +1,74 @@
+// What a peer does with requests, over its block store; and a Peer that calls it in this process.
+//
+// Invariants: a checksummed block is verified before it is stored; an acknowledged fence can only be
+// raised. Threading: one loop, the store's. Source: DESIGN.md sections 7 and 8.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/metrics.hpp"
+#include "distributor/peer.hpp"
+
+namespace agro {
+
+class PeerService {
+ public:
+  /// Shape: `store` outlives the service.
+  PeerService(PeerId id, BlockStore& store, Metrics& metrics);
+
+  PeerId id() const { return id_; }
+  std::uint32_t block_size() const { return store_.block_size(); }
+
+  /// Errors: corrupt (it does not verify), and those of BlockStore::put.
+  Task<void> write(PeerWrite request);
+  /// Shape: as Peer::read. Errors: not_found, invalid_argument, and those of the store.
+  Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                  std::vector<std::uint32_t>* page_crcs);
+  /// The same at once, or nullopt when the store has to wait for its disk.
+  std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
+                                       std::vector<std::uint32_t>* page_crcs);
+  std::uint32_t has(const BlockRef& ref) const { return store_.find(ref).value_or(0); }
+  std::vector<BlockInfo> list(const BlockFilter& filter) const { return store_.list(filter); }
+  Task<void> remove(std::vector<BlockRef> refs);
+  /// Errors: fenced, when the present fence is higher.
+  Task<void> fence(VolumeId volume, Epoch epoch);
+  PeerStat stat() const { return {id_, store_.stats()}; }
+
+ private:
+  PeerId id_;
+  BlockStore& store_;
+  Metric& corrupt_writes_;
+};
+
+/// A Peer in this process: direct calls, blocks shared and not copied.
+/// Deadlines: a call takes as long as the store does; a store that hangs hangs its callers. The
+/// distributor goes on to another peer meanwhile.
+class LocalPeer final : public Peer {
+ public:
+  explicit LocalPeer(std::shared_ptr<PeerService> service) : service_(std::move(service)) {}
+
+  PeerId id() const override { return service_->id(); }
+  bool connected() const override { return !closed_; }
+  bool local() const override { return true; }
+  Task<void> write(PeerWrite request, TimePoint deadline) override;
+  Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                  std::vector<std::uint32_t>* page_crcs, TimePoint deadline) override;
+  std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
+                                       std::vector<std::uint32_t>* page_crcs) override;
+  Task<std::uint32_t> has(BlockRef ref, TimePoint deadline) override;
+  Task<std::vector<BlockInfo>> list(BlockFilter filter, TimePoint deadline) override;
+  Task<void> remove(std::vector<BlockRef> refs, TimePoint deadline) override;
+  Task<void> fence(VolumeId volume, Epoch epoch, TimePoint deadline) override;
+  Task<PeerStat> stat(TimePoint deadline) override;
+  std::optional<PeerStat> last_stat() const override { return service_->stat(); }
+  void close() override { closed_ = true; }
+
+ private:
+  Result<void> check_open() const;
+  std::shared_ptr<PeerService> service_;
+  bool closed_ = false;
+};
+
+}  // namespace agro
