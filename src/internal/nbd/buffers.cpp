@@ -46,7 +46,8 @@ void ReplyQueue::commit(std::size_t size) {
   if (!parts_.empty() && parts_.back().owner == nullptr) {
     parts_.back().size += size;
   } else {
-    parts_.push_back({.owner = nullptr, .data = nullptr, .arena_offset = arena_used_, .size = size});
+    parts_.push_back(
+        {.owner = nullptr, .data = nullptr, .arena_offset = arena_used_, .size = size});
   }
   arena_used_ += size;
   size_ += size;

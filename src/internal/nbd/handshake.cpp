@@ -19,9 +19,8 @@ Result<std::string> resolve(DeviceProvider& provider, std::string name) {
   if (!name.empty()) return name;
   std::vector<DeviceProvider::Export> exports = provider.list();
   if (exports.size() == 1) return std::move(exports.front().name);
-  return fail(Errc::not_found,
-              fmt::format("there are {} exports, so none is the default: name one",
-                          exports.size()));
+  return fail(Errc::not_found, fmt::format("there are {} exports, so none is the default: name one",
+                                           exports.size()));
 }
 
 OptionReplyType to_reply_type(Errc code) {
@@ -219,7 +218,8 @@ Task<bool> Handshake::serve_info_or_go(Option option, std::string data) {
     reply(option, to_reply_type(name.error().code), name.error().message);
     co_return false;
   }
-  DeviceProvider::Export facts{.name = *name, .description = {}, .size_bytes = 0, .read_only = false};
+  DeviceProvider::Export facts{
+      .name = *name, .description = {}, .size_bytes = 0, .read_only = false};
   bool listed = false;
   for (DeviceProvider::Export& one : provider_.list()) {
     if (one.name != *name) continue;

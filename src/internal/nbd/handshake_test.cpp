@@ -42,7 +42,8 @@ TEST(NbdHandshakeTest, ExportName) {
     ASSERT_EQ(reply.size(), (flags & kNoZeroes) != 0 ? 10U : 134U);
     EXPECT_EQ(u64(reply, 0), kSize);
     EXPECT_EQ(u16(reply, 8), kWritableFlags);
-    client.send_request({.flags = 0, .command = Command::read, .cookie = 9, .offset = 0, .size = 512});
+    client.send_request(
+        {.flags = 0, .command = Command::read, .cookie = 9, .offset = 0, .size = 512});
     const Answer answer = client.receive_answer(512);
     EXPECT_EQ(answer.error, WireError::none);
     EXPECT_EQ(answer.data.size(), 512U);
@@ -93,8 +94,8 @@ TEST(NbdHandshakeTest, ReadOnlyFlags) {
   client.greet();
   client.send_option(Option::info, encode_info_request({.name = "snapshot", .types = {}}));
   EXPECT_EQ(client.receive_option_reply(Option::info).data,
-            encode_info_export(kSize, kHasFlags | kReadOnly | kSendFlush | kSendFua |
-                                          kCanMultiConn | kSendCache));
+            encode_info_export(
+                kSize, kHasFlags | kReadOnly | kSendFlush | kSendFua | kCanMultiConn | kSendCache));
 }
 
 // Goal: INFO opens nothing and the haggling goes on; DF is offered once replies are structured.
@@ -153,7 +154,8 @@ TEST(NbdHandshakeTest, EmptyNameIsTheOnlyVolume) {
   TestClient client(fixture);
   client.greet();
   client.send_option(Option::go, encode_info_request({.name = "", .types = {InfoType::name}}));
-  EXPECT_EQ(client.receive_option_reply(Option::go).data, encode_info_export(kSize, kWritableFlags));
+  EXPECT_EQ(client.receive_option_reply(Option::go).data,
+            encode_info_export(kSize, kWritableFlags));
   EXPECT_EQ(client.receive_option_reply(Option::go).data,
             encode_info_text(InfoType::name, "volume"));
 }
@@ -242,8 +244,8 @@ TEST(NbdHandshakeTest, MetaContexts) {
     if (matches) {
       const OptionAnswer answer = client.receive_option_reply(option);
       EXPECT_EQ(answer.type, OptionReplyType::meta_context);
-      EXPECT_EQ(answer.data, encode_meta_context(option == Option::set_meta_context ? 1 : 0,
-                                                 kBaseAllocation));
+      EXPECT_EQ(answer.data,
+                encode_meta_context(option == Option::set_meta_context ? 1 : 0, kBaseAllocation));
     }
     EXPECT_EQ(client.receive_option_reply(option).type, OptionReplyType::ack);
     client.send_option(Option::go, encode_info_request({.name = "volume", .types = {}}));
@@ -251,8 +253,8 @@ TEST(NbdHandshakeTest, MetaContexts) {
     client.receive_option_reply(Option::go);
     const Answer status =
         client.ask({.command = Command::block_status, .cookie = 1, .offset = 0, .size = 4096});
-    EXPECT_EQ(status.error, matches && option == Option::set_meta_context ? WireError::none
-                                                                          : WireError::einval);
+    EXPECT_EQ(status.error,
+              matches && option == Option::set_meta_context ? WireError::none : WireError::einval);
   }
 }
 
@@ -272,9 +274,9 @@ TEST(NbdHandshakeTest, MetaContextOfAnotherExport) {
   client.send_option(Option::go, encode_info_request({.name = "b", .types = {}}));
   client.receive_option_reply(Option::go);
   client.receive_option_reply(Option::go);
-  EXPECT_EQ(client.ask({.command = Command::block_status, .cookie = 1, .offset = 0, .size = 4096})
-                .error,
-            WireError::einval);
+  EXPECT_EQ(
+      client.ask({.command = Command::block_status, .cookie = 1, .offset = 0, .size = 4096}).error,
+      WireError::einval);
 }
 
 // Goal: what has no answer in the protocol closes the connection, and is counted.
@@ -307,8 +309,8 @@ TEST(NbdHandshakeTest, MalformedBytesClose) {
 TEST(NbdHandshakeTest, DisconnectAnywhere) {
   std::byte header[kOptionHeaderSize];
   const std::string info = encode_info_request({.name = "volume", .types = {InfoType::name}});
-  encode_option_header(
-      header, {.option = Option::go, .size = static_cast<std::uint32_t>(info.size())});
+  encode_option_header(header,
+                       {.option = Option::go, .size = static_cast<std::uint32_t>(info.size())});
   const std::string all = std::string("\0\0\0\3", 4) + std::string(as_text(header)) + info;
   ServerFixture fixture;
   fixture.provider.add("volume", kSize);

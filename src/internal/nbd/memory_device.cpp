@@ -20,7 +20,8 @@ void MemoryDevice::Unmap::operator()(std::byte* memory) const { munmap(memory, s
 MemoryDevice::MemoryDevice(std::uint64_t size, bool read_only)
     : size_(size),
       read_only_(read_only),
-      memory_(map_memory(std::max<std::uint64_t>(size, 1)), Unmap{std::max<std::uint64_t>(size, 1)}),
+      memory_(map_memory(std::max<std::uint64_t>(size, 1)),
+              Unmap{std::max<std::uint64_t>(size, 1)}),
       allocated_((size + kPageSize - 1) / kPageSize) {}
 
 bool MemoryDevice::is_held(std::uint64_t offset, std::uint64_t size) const {
@@ -136,7 +137,9 @@ Task<std::vector<StatusExtent>> MemoryDevice::status(std::uint64_t offset, std::
   co_return extents;
 }
 
-void MemoryDevice::hold(std::uint64_t offset, std::uint64_t size) { held_.push_back({offset, size}); }
+void MemoryDevice::hold(std::uint64_t offset, std::uint64_t size) {
+  held_.push_back({offset, size});
+}
 
 void MemoryDevice::release() {
   held_.clear();

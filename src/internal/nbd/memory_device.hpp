@@ -88,7 +88,9 @@ class MemoryProvider final : public DeviceProvider {
 
   std::shared_ptr<MemoryDevice> add(const std::string& name, std::uint64_t size,
                                     bool read_only = false, std::string description = {});
-  void fail_opening(const std::string& name, Error error) { failing_.insert_or_assign(name, error); }
+  void fail_opening(const std::string& name, Error error) {
+    failing_.insert_or_assign(name, error);
+  }
   std::size_t open_count() const { return open_count_; }
 
  private:

@@ -1,8 +1,8 @@
 // The NBD wire: every magic, number, flag and message that our server speaks, and nothing else.
 //
-// Invariants: pure functions over bytes; all integers are big-endian. Encoders write to the front of
-// `out`, which has room, and return how many bytes they wrote.
-// Format: docs/formats/nbd.md. Source: doc/proto.md of the NetworkBlockDevice/nbd project.
+// Invariants: pure functions over bytes; all integers are big-endian. Encoders write to the front
+// of `out`, which has room, and return how many bytes they wrote. Format: docs/formats/nbd.md.
+// Source: doc/proto.md of the NetworkBlockDevice/nbd project.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ inline constexpr std::uint32_t kStringSizeMax = 4096;  // names, queries, messag
 
 // ---- Handshake: the server's greeting, the client's flags, then options one at a time
 
-inline constexpr std::uint64_t kInitMagic = 0x4E42444D41474943;         // "NBDMAGIC"
-inline constexpr std::uint64_t kOptionMagic = 0x49484156454F5054;       // "IHAVEOPT"
+inline constexpr std::uint64_t kInitMagic = 0x4E42444D41474943;    // "NBDMAGIC"
+inline constexpr std::uint64_t kOptionMagic = 0x49484156454F5054;  // "IHAVEOPT"
 inline constexpr std::uint64_t kOptionReplyMagic = 0x0003E889045565A9;
 
 inline constexpr std::uint16_t kFixedNewstyle = 1 << 0;  // handshake flags, and the client's answer

@@ -38,9 +38,8 @@ TEST(NbdProtocolTest, GoldenBytes) {
             "00000007"
             "00000102");
   EXPECT_EQ(encoded([](MutableBytes out) {
-              return encode_option_reply_header(out, {.option = Option::list,
-                                                      .type = OptionReplyType::error_policy,
-                                                      .size = 9});
+              return encode_option_reply_header(
+                  out, {.option = Option::list, .type = OptionReplyType::error_policy, .size = 9});
             }),
             "0003e889045565a9"
             "00000003"
@@ -76,17 +75,16 @@ TEST(NbdProtocolTest, GoldenBytes) {
             "0000000000000007"
             "00000018"
             "0000000000000200");
-  EXPECT_EQ(encoded([](MutableBytes out) {
-              return encode_error_chunk(out, 7, WireError::eio, "no");
-            }),
-            "668e33ef"
-            "0001"
-            "8001"
-            "0000000000000007"
-            "00000008"
-            "00000005"
-            "0002"
-            "6e6f");
+  EXPECT_EQ(
+      encoded([](MutableBytes out) { return encode_error_chunk(out, 7, WireError::eio, "no"); }),
+      "668e33ef"
+      "0001"
+      "8001"
+      "0000000000000007"
+      "00000008"
+      "00000005"
+      "0002"
+      "6e6f");
   EXPECT_EQ(encoded([](MutableBytes out) {
               return encode_block_status_chunk(out, 7, 1, {{.size = 512, .flags = 3}});
             }),
@@ -123,7 +121,8 @@ TEST(NbdProtocolTest, ExportNameReplyWithZeroes) {
 // Goal: what is encoded is decoded to the same, and another magic is refused.
 TEST(NbdProtocolTest, HeadersRoundTrip) {
   std::array<std::byte, 64> buffer{};
-  encode_request(buffer, {.flags = 5, .command = Command::trim, .cookie = 1, .offset = 2, .size = 3});
+  encode_request(buffer,
+                 {.flags = 5, .command = Command::trim, .cookie = 1, .offset = 2, .size = 3});
   const Result<Request> request = decode_request(buffer);
   ASSERT_TRUE(request.has_value());
   EXPECT_EQ(request->flags, 5);

@@ -26,11 +26,7 @@ struct Server::Connection {
 
 Server::Server(Executor executor, Clock& clock, Metrics& metrics, DeviceProvider& provider,
                ServerOptions options)
-    : clock_(clock),
-      metrics_(metrics),
-      provider_(provider),
-      options_(options),
-      jobs_(executor) {}
+    : clock_(clock), metrics_(metrics), provider_(provider), options_(options), jobs_(executor) {}
 
 Server::~Server() = default;
 
@@ -101,11 +97,11 @@ Job Server::run_connection(std::shared_ptr<Connection> connection) {
 }
 
 Task<void> Server::run_phases(std::shared_ptr<Connection> connection) {
-  const TimerId timer = clock_.call_at(clock_.now() + options_.handshake_timeout,
-                                       [connection = connection.get()] {
-                                         connection->timed_out = true;
-                                         connection->stream->close();
-                                       });
+  const TimerId timer =
+      clock_.call_at(clock_.now() + options_.handshake_timeout, [connection = connection.get()] {
+        connection->timed_out = true;
+        connection->stream->close();
+      });
   Result<std::optional<Session>> session =
       co_await negotiate(*connection->stream, connection->input, provider_);
   clock_.cancel(timer);

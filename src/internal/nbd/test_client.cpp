@@ -183,7 +183,8 @@ Answer TestClient::receive_answer(std::size_t size) {
       answer.error = WireError::enomem;  // which the server never sends
       return answer;
     }
-    if (const Result<SimpleReply> simple = decode_simple_reply(as_bytes(head)); simple.has_value()) {
+    if (const Result<SimpleReply> simple = decode_simple_reply(as_bytes(head));
+        simple.has_value()) {
       answer.cookie = simple->cookie;
       answer.error = simple->error;
       if (simple->error == WireError::none) answer.data = receive(size);

@@ -84,8 +84,7 @@ Rejection check(const Request& request, const BlockDevice& device, const Session
     return {WireError::einval, "a flush has neither offset nor length"};
   }
   if (modifies && device.read_only()) return {WireError::eperm, "the export is read-only"};
-  if (request.command == Command::block_status &&
-      (!session.base_allocation || request.size == 0)) {
+  if (request.command == Command::block_status && (!session.base_allocation || request.size == 0)) {
     return {WireError::einval, session.base_allocation ? "block status of nothing"
                                                        : "no metadata context was negotiated"};
   }
@@ -237,7 +236,8 @@ void Transmission::serve(const Request& request, ConstBytes payload) {
     serve_read(request);
     return;
   }
-  (request.command == Command::flush ? metrics_.flushes_total : metrics_.other_requests_total).add();
+  (request.command == Command::flush ? metrics_.flushes_total : metrics_.other_requests_total)
+      .add();
   if (is_stopping_) {
     reply_error(request, WireError::eshutdown, "the server is shutting down");
     return;
@@ -446,8 +446,7 @@ void Transmission::reply_error(const Request& request, WireError error, std::str
     queue_.commit(encode_error_chunk(room, request.cookie, error, message));
     return;
   }
-  encode_simple_reply(queue_.reserve(kSimpleReplySize),
-                      {.error = error, .cookie = request.cookie});
+  encode_simple_reply(queue_.reserve(kSimpleReplySize), {.error = error, .cookie = request.cookie});
   queue_.commit(kSimpleReplySize);
 }
 
@@ -489,8 +488,8 @@ void Transmission::reply_status(const Request& request, const std::vector<Status
     return;
   }
   if (is_broken_) return;
-  const std::size_t size = kChunkHeaderSize + sizeof(std::uint32_t) +
-                           sizeof(StatusDescriptor) * descriptors.size();
+  const std::size_t size =
+      kChunkHeaderSize + sizeof(std::uint32_t) + sizeof(StatusDescriptor) * descriptors.size();
   const MutableBytes room = queue_.reserve(size);
   queue_.commit(encode_block_status_chunk(room, request.cookie, kBaseAllocationId, descriptors));
 }

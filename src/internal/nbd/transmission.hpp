@@ -1,12 +1,12 @@
 // The transmission phase of one connection: requests in, replies out, many at once.
 //
-// Everything that one receive brought is parsed and, where the device answers at once, served without
-// a coroutine; all replies of that round leave with one send. What has to wait runs as a job; replies
-// of jobs that end in the same turn of the loop leave together as well.
+// Everything that one receive brought is parsed and, where the device answers at once, served
+// without a coroutine; all replies of that round leave with one send. What has to wait runs as a
+// job; replies of jobs that end in the same turn of the loop leave together as well.
 //
-// Invariants: at most one send is under way; memory is bounded (kJobCountMax, kQueuedSizeMax): beyond
-// that nothing is received; a request that failed is answered with an error, always; a FLUSH starts
-// after every acknowledgment sent before it, so the device's own promise covers them.
+// Invariants: at most one send is under way; memory is bounded (kJobCountMax, kQueuedSizeMax):
+// beyond that nothing is received; a request that failed is answered with an error, always; a FLUSH
+// starts after every acknowledgment sent before it, so the device's own promise covers them.
 // Threading: one loop. Format: docs/formats/nbd.md.
 #pragma once
 
@@ -90,15 +90,15 @@ class Transmission {
   ReplyQueue queue_;    // being filled
   ReplyQueue sending_;  // on its way
   TaskGroup jobs_;
-  Event progress_;            // a job ended or a send did
-  std::size_t job_count_ = 0; // requests under way; jobs_ counts senders as well
-  std::size_t job_size_ = 0;  // bytes that they hold
+  Event progress_;             // a job ended or a send did
+  std::size_t job_count_ = 0;  // requests under way; jobs_ counts senders as well
+  std::size_t job_size_ = 0;   // bytes that they hold
   std::size_t logged_error_count_ = 0;
   bool is_sending_ = false;
-  bool is_send_due_ = false;   // some job will send after this turn of the loop
-  bool is_broken_ = false;     // replies go nowhere any more
+  bool is_send_due_ = false;  // some job will send after this turn of the loop
+  bool is_broken_ = false;    // replies go nowhere any more
   bool is_stopping_ = false;
-  bool expects_large_ = false; // the last write was large: the next one may be
+  bool expects_large_ = false;  // the last write was large: the next one may be
 };
 
 }  // namespace agro::nbd
