@@ -17,8 +17,8 @@ Distributor::Distributor(Env env, std::uint32_t block_size, DistributorOptions o
       jobs_(env.executor),
       corrupt_replicas_(env.metrics.get("agro_corrupt_replicas_total",
                                         "Copies of blocks found not to verify when read")),
-      repaired_replicas_(env.metrics.get("agro_repaired_replicas_total",
-                                         "Bad copies replaced from a good one")) {}
+      repaired_replicas_(
+          env.metrics.get("agro_repaired_replicas_total", "Bad copies replaced from a good one")) {}
 
 Distributor::~Distributor() { AGRO_ASSERT(call_count_ == 0 && jobs_.count() == 0); }
 
@@ -86,8 +86,8 @@ std::vector<Distributor::PeerPtr> Distributor::connected_peers() const {
 std::uint32_t Distributor::members_missing(const std::vector<PeerPtr>& answered) const {
   std::uint32_t missing = 0;
   for (const PeerPtr& member : member_peers_) {
-    const bool there = member != nullptr &&
-                       std::find(answered.begin(), answered.end(), member) != answered.end();
+    const bool there =
+        member != nullptr && std::find(answered.begin(), answered.end(), member) != answered.end();
     missing += there ? 0 : 1;
   }
   return missing;

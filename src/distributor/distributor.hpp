@@ -1,8 +1,8 @@
 // Distributor: a cluster's blocks as one BlockBackend, over a ring and the peers it names.
 //
-// Invariants: write() succeeds only when as many distinct peers as asked for said durable; a bad copy
-// is never returned while a good one can be reached, and is repaired from it; after a call returned,
-// nothing touches the caller's buffer (a block written stays shared with late attempts).
+// Invariants: write() succeeds only when as many distinct peers as asked for said durable; a bad
+// copy is never returned while a good one can be reached, and is repaired from it; after a call
+// returned, nothing touches the caller's buffer (a block written stays shared with late attempts).
 // Threading: one loop, the peers'. Source: DESIGN.md sections 5 and 10.
 #pragma once
 
@@ -27,8 +27,8 @@ struct DistributorOptions {
   Duration read_slow = std::chrono::milliseconds(200);   // then the next replica is asked instead
   Duration read_limit = std::chrono::seconds(5);         // per peer, when all were slow
   Duration list_limit = std::chrono::seconds(10);
-  Duration control_limit = std::chrono::seconds(3);      // remove, fence
-  Duration suspicion = std::chrono::seconds(5);          // a peer that timed out is asked last
+  Duration control_limit = std::chrono::seconds(3);  // remove, fence
+  Duration suspicion = std::chrono::seconds(5);      // a peer that timed out is asked last
 };
 
 class Distributor final : public BlockBackend {

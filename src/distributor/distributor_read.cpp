@@ -20,7 +20,8 @@ constexpr std::size_t kRepairsAtOnceMax = 16;
 }  // namespace
 
 /// Replicas first, local ones before others, then the rest of the ring, then everybody else; those
-/// that were slow lately last. The same order at every read of a block, so that one page cache has it.
+/// that were slow lately last. The same order at every read of a block, so that one page cache has
+/// it.
 std::vector<Distributor::PeerPtr> Distributor::read_candidates(const BlockRef& ref) {
   std::vector<PeerPtr> candidates;
   std::size_t replica_count = 0;
@@ -116,11 +117,11 @@ Error Distributor::read_failure(const ReadOp& op) const {
   const std::string name = op.ref.to_string();
   const std::uint32_t missing = members_missing(op.answered);
   if (missing > 0 || member_peers_.empty()) {
-    return {Errc::unavailable,
-            fmt::format("block {}: no good copy in reach; {} of {} peers do not answer, {} bad "
-                        "copies; last: {}",
-                        name, missing, member_peers_.size(), op.bad.size(),
-                        op.last_problem.message)};
+    return {
+        Errc::unavailable,
+        fmt::format("block {}: no good copy in reach; {} of {} peers do not answer, {} bad "
+                    "copies; last: {}",
+                    name, missing, member_peers_.size(), op.bad.size(), op.last_problem.message)};
   }
   if (!op.bad.empty()) {
     return {Errc::corrupt,
@@ -157,7 +158,8 @@ std::optional<Result<void>> Distributor::try_read(const BlockRef& ref, std::uint
                                                   MutableBytes out, const ReadOptions& options) {
   if (!any_local_ || closed_ || ring_ == nullptr) return std::nullopt;
   ring_->permutation(ref, permutation_);
-  const std::size_t replica_count = std::min<std::size_t>(ring_->replication(), permutation_.size());
+  const std::size_t replica_count =
+      std::min<std::size_t>(ring_->replication(), permutation_.size());
   for (std::size_t rank = 0; rank < replica_count; ++rank) {
     PeerState* state = member_peers_[permutation_[rank]].get();
     if (state == nullptr || !state->peer->local()) continue;

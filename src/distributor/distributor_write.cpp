@@ -1,5 +1,5 @@
-// The distributor's writes: the first R connected peers at once, the next one for each that fails or
-// is slow.
+// The distributor's writes: the first R connected peers at once, the next one for each that fails
+// or is slow.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -71,14 +71,12 @@ void Distributor::start_write_attempts(const std::shared_ptr<WriteOp>& op) {
 Error Distributor::write_failure(const WriteOp& op) const {
   const std::string name = op.request.ref.to_string();
   if (op.full_count > 0 && op.durable_count + op.full_count >= op.wanted) {
-    return {Errc::out_of_space,
-            fmt::format("block {}: {} of {} copies stored, {} peers are full", name,
-                        op.durable_count, op.wanted, op.full_count)};
+    return {Errc::out_of_space, fmt::format("block {}: {} of {} copies stored, {} peers are full",
+                                            name, op.durable_count, op.wanted, op.full_count)};
   }
-  return {Errc::no_quorum,
-          fmt::format("block {}: {} of {} copies stored, {} peers connected{}{}", name,
-                      op.durable_count, op.wanted, op.candidates.size(),
-                      op.last_problem.empty() ? "" : "; last: ", op.last_problem)};
+  return {Errc::no_quorum, fmt::format("block {}: {} of {} copies stored, {} peers connected{}{}",
+                                       name, op.durable_count, op.wanted, op.candidates.size(),
+                                       op.last_problem.empty() ? "" : "; last: ", op.last_problem)};
 }
 
 Task<void> Distributor::write(BlockRef ref, SharedBytes block, WriteOptions options) {
@@ -93,16 +91,15 @@ Task<void> Distributor::write(BlockRef ref, SharedBytes block, WriteOptions opti
   op->candidates = write_candidates(ref);
   if (op->wanted == 0 || op->candidates.size() < op->wanted) co_return fail(write_failure(*op));
   op->attempts.reserve(op->candidates.size());
-  const std::uint64_t closing_waiter =
-      closing_.add([weak = std::weak_ptr<WriteOp>(op)] {
-        if (const std::shared_ptr<WriteOp> alive = weak.lock()) alive->changed.notify_all();
-      });
+  const std::uint64_t closing_waiter = closing_.add([weak = std::weak_ptr<WriteOp>(op)] {
+    if (const std::shared_ptr<WriteOp> alive = weak.lock()) alive->changed.notify_all();
+  });
   Result<void> result;
   while (true) {
     start_write_attempts(op);
     if (op->fenced) {
-      result = fail(Errc::fenced, fmt::format("block {}: a newer writer has the volume",
-                                              ref.to_string()));
+      result = fail(Errc::fenced,
+                    fmt::format("block {}: a newer writer has the volume", ref.to_string()));
       break;
     }
     if (op->durable_count >= op->wanted) break;

@@ -19,9 +19,9 @@ Result<Address> parse_peer_address(std::string_view text) {
   }
   if (address.has_value()) return address;
   if (address.error().message.find("longer than") != std::string::npos) return address;
-  return fail(Errc::invalid_argument,
-              fmt::format("'{}' is not a peer address; write adp://HOST:PORT or adp+unix:PATH",
-                          text));
+  return fail(
+      Errc::invalid_argument,
+      fmt::format("'{}' is not a peer address; write adp://HOST:PORT or adp+unix:PATH", text));
 }
 
 std::string format_peer_address(const Address& address) {

@@ -1,4 +1,5 @@
-// Where a peer listens, as it is written in flags and in the MDS: "adp://HOST:PORT", "adp+unix:PATH".
+// Where a peer listens, as it is written in flags and in the MDS: "adp://HOST:PORT",
+// "adp+unix:PATH".
 #pragma once
 
 #include <string>

@@ -1,7 +1,7 @@
 // What a peer does with requests, over its block store; and a Peer that calls it in this process.
 //
-// Invariants: a checksummed block is verified before it is stored; an acknowledged fence can only be
-// raised. Threading: one loop, the store's. Source: DESIGN.md sections 7 and 8.
+// Invariants: a checksummed block is verified before it is stored; an acknowledged fence can only
+// be raised. Threading: one loop, the store's. Source: DESIGN.md sections 7 and 8.
 #pragma once
 
 #include <memory>

@@ -1,9 +1,9 @@
 // The two halves of an ADP connection: frames off a stream, and frames onto it.
 //
-// Invariants: AdpReader never holds more than one input buffer; a payload that is not small goes from
-// the stream to its place but for what arrived with its header. AdpWriter keeps the order of send()
-// and gives all that was queued in one turn of the loop to one write.
-// Threading: one loop. Format: docs/formats/adp.md.
+// Invariants: AdpReader never holds more than one input buffer; a payload that is not small goes
+// from the stream to its place but for what arrived with its header. AdpWriter keeps the order of
+// send() and gives all that was queued in one turn of the loop to one write. Threading: one loop.
+// Format: docs/formats/adp.md.
 #pragma once
 
 #include <deque>
@@ -41,7 +41,7 @@ class AdpReader {
   Stream& stream_;
   std::uint32_t payload_size_max_;
   std::vector<std::byte> buffer_;
-  std::size_t begin_ = 0;   // what is held is [begin_, end_)
+  std::size_t begin_ = 0;  // what is held is [begin_, end_)
   std::size_t end_ = 0;
   std::size_t needed_ = 0;  // at least so many held bytes to get on
   ConstBytes body_;

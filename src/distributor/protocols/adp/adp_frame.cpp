@@ -57,8 +57,7 @@ std::uint8_t known_flags(const AdpHeader& header) {
 
 bool may_have_payload(const AdpHeader& header) {
   if (header.status != 0) return false;
-  return header.is_reply() ? header.operation() == AdpOp::read
-                           : header.operation() == AdpOp::write;
+  return header.is_reply() ? header.operation() == AdpOp::read : header.operation() == AdpOp::write;
 }
 
 void put_uuid(std::vector<std::byte>& out, std::size_t at, const Uuid& id) {
@@ -85,14 +84,22 @@ T get(ConstBytes bytes, std::size_t at) {
 
 std::string_view adp_op_name(AdpOp op) {
   switch (op) {
-    case AdpOp::hello: return "hello";
-    case AdpOp::write: return "write";
-    case AdpOp::read: return "read";
-    case AdpOp::has: return "has";
-    case AdpOp::list: return "list";
-    case AdpOp::remove: return "remove";
-    case AdpOp::fence: return "fence";
-    case AdpOp::stat: return "stat";
+    case AdpOp::hello:
+      return "hello";
+    case AdpOp::write:
+      return "write";
+    case AdpOp::read:
+      return "read";
+    case AdpOp::has:
+      return "has";
+    case AdpOp::list:
+      return "list";
+    case AdpOp::remove:
+      return "remove";
+    case AdpOp::fence:
+      return "fence";
+    case AdpOp::stat:
+      return "stat";
   }
   return "unknown";
 }
@@ -321,8 +328,8 @@ std::vector<std::byte> encode_adp_stat(const PeerStat& stat) {
   put_uuid(body, 0, stat.id);
   const StoreStats& s = stat.store;
   std::size_t at = 16;
-  for (const std::uint64_t value : {s.size, s.used, s.available, s.block_count, s.index_bytes,
-                                    s.sync_count, s.bytes_written}) {
+  for (const std::uint64_t value :
+       {s.size, s.used, s.available, s.block_count, s.index_bytes, s.sync_count, s.bytes_written}) {
     put(body, at, value);
     at += 8;
   }

@@ -40,16 +40,16 @@ inline constexpr std::uint8_t kAdpListMore = 1;
 
 /// A frame's first bytes (docs/formats/adp.md, "Frame"). Little-endian.
 struct AdpHeader {
-  std::uint32_t magic = kAdpMagic;      //  0
-  std::uint8_t version = kAdpVersion;   //  4
-  std::uint8_t op = 0;                  //  5  AdpOp, with kAdpReplyBit in replies
-  std::uint8_t status = 0;              //  6  Errc
-  std::uint8_t flags = 0;               //  7
-  std::uint64_t request_id = 0;         //  8
-  std::uint32_t body_size = 0;          // 16
-  std::uint32_t payload_size = 0;       // 20
-  std::uint32_t body_crc32c = 0;        // 24
-  std::uint32_t header_crc32c = 0;      // 28  of bytes [0, 28)
+  std::uint32_t magic = kAdpMagic;     //  0
+  std::uint8_t version = kAdpVersion;  //  4
+  std::uint8_t op = 0;                 //  5  AdpOp, with kAdpReplyBit in replies
+  std::uint8_t status = 0;             //  6  Errc
+  std::uint8_t flags = 0;              //  7
+  std::uint64_t request_id = 0;        //  8
+  std::uint32_t body_size = 0;         // 16
+  std::uint32_t payload_size = 0;      // 20
+  std::uint32_t body_crc32c = 0;       // 24
+  std::uint32_t header_crc32c = 0;     // 28  of bytes [0, 28)
 
   bool is_reply() const { return (op & kAdpReplyBit) != 0; }
   AdpOp operation() const { return static_cast<AdpOp>(op & ~kAdpReplyBit); }

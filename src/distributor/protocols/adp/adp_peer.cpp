@@ -69,8 +69,7 @@ bool is_this_machine(const Address& address) {
 Error protocol_error(std::string text) { return {Errc::protocol_error, std::move(text)}; }
 
 /// The reply's payload to its place, or past it when nobody waits any more.
-Task<void> receive_payload(SessionPtr session, AdpHeader header,
-                           std::shared_ptr<Pending> request) {
+Task<void> receive_payload(SessionPtr session, AdpHeader header, std::shared_ptr<Pending> request) {
   if (request == nullptr) co_return co_await session->reader.skip_payload(header.payload_size);
   if (session->reader.try_payload(request->out)) co_return Result<void>();
   session->receiving_id = header.request_id;
@@ -86,9 +85,8 @@ Task<void> take_reply(SessionPtr session, AdpHeader header) {
   const std::shared_ptr<Pending> request =
       found == session->pending.end() ? nullptr : found->second;
   if (request != nullptr && request->op != header.operation()) {
-    co_return fail(protocol_error(fmt::format("a {} reply to a {} request",
-                                              adp_op_name(header.operation()),
-                                              adp_op_name(request->op))));
+    co_return fail(protocol_error(fmt::format(
+        "a {} reply to a {} request", adp_op_name(header.operation()), adp_op_name(request->op))));
   }
   if (request == nullptr) {
     co_return co_await session->reader.skip_payload(header.payload_size);
@@ -386,8 +384,7 @@ Task<void> AdpPeer::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
   wire.flags = page_crcs != nullptr ? kAdpReadWithCrcs : 0;
   wire.body = encode_adp_read({ref, offset, static_cast<std::uint32_t>(out.size())});
   wire.out = out;
-  AGRO_CO_TRY(const State::Reply reply,
-              co_await State::call(state_, std::move(wire), deadline));
+  AGRO_CO_TRY(const State::Reply reply, co_await State::call(state_, std::move(wire), deadline));
   AGRO_CO_TRY(std::vector<std::uint32_t> crcs, decode_adp_crcs(reply.body));
   if (page_crcs != nullptr) *page_crcs = std::move(crcs);
   co_return Result<void>();
@@ -397,8 +394,7 @@ Task<std::uint32_t> AdpPeer::has(BlockRef ref, TimePoint deadline) {
   State::Request wire;
   wire.op = AdpOp::has;
   wire.body = encode_adp_ref(ref);
-  AGRO_CO_TRY(const State::Reply reply,
-              co_await State::call(state_, std::move(wire), deadline));
+  AGRO_CO_TRY(const State::Reply reply, co_await State::call(state_, std::move(wire), deadline));
   co_return decode_adp_size(reply.body);
 }
 

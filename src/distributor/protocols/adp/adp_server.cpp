@@ -112,11 +112,11 @@ Awaitable<void> AdpServer::stop() {
 
 Job AdpServer::run_connection(ConnectionPtr connection) {
   jobs_.spawn([](ConnectionPtr c) -> Job { co_await c->writer.run(); }(connection));
-  const TimerId too_late = env_.clock.call_at(
-      env_.clock.now() + kHelloLimit,
-      [weak = std::weak_ptr<Connection>(connection)] {
-        if (const ConnectionPtr c = weak.lock()) c->writer.close();
-      });
+  const TimerId too_late = env_.clock.call_at(env_.clock.now() + kHelloLimit,
+                                              [weak = std::weak_ptr<Connection>(connection)] {
+                                                if (const ConnectionPtr c = weak.lock())
+                                                  c->writer.close();
+                                              });
   Result<void> ended = co_await greet(connection);
   env_.clock.cancel(too_late);
   if (ended.has_value()) ended = co_await read_requests(connection);
@@ -151,16 +151,16 @@ Task<void> AdpServer::greet(ConnectionPtr connection) {
   }
   AGRO_CO_TRY(const AdpHello hello, decode_adp_hello(connection->reader.body()));
   if (hello.cluster != cluster_) {
-    co_return refuse(header.request_id,
-                     {Errc::cluster_mismatch,
-                      fmt::format("this peer belongs to cluster {}, you to {}",
-                                  cluster_.to_string(), hello.cluster.to_string())});
+    co_return refuse(
+        header.request_id,
+        {Errc::cluster_mismatch, fmt::format("this peer belongs to cluster {}, you to {}",
+                                             cluster_.to_string(), hello.cluster.to_string())});
   }
   if (hello.block_size != service_->block_size()) {
-    co_return refuse(header.request_id,
-                     {Errc::invalid_argument,
-                      fmt::format("this peer's blocks are of {} bytes, yours of {}",
-                                  service_->block_size(), hello.block_size)});
+    co_return refuse(
+        header.request_id,
+        {Errc::invalid_argument, fmt::format("this peer's blocks are of {} bytes, yours of {}",
+                                             service_->block_size(), hello.block_size)});
   }
   const AdpHello mine{cluster_, service_->id(), service_->block_size()};
   connection->writer.send(encode_reply(AdpOp::hello, header.request_id, encode_adp_hello(mine)),
@@ -213,8 +213,7 @@ Task<void> AdpServer::handle_write(ConnectionPtr connection, AdpHeader header) {
   co_return Result<void>();
 }
 
-Job AdpServer::finish_write(ConnectionPtr connection, std::uint64_t request_id,
-                            PeerWrite request) {
+Job AdpServer::finish_write(ConnectionPtr connection, std::uint64_t request_id, PeerWrite request) {
   const std::size_t size = request.block.size();
   const Result<void> stored = co_await service_->write(std::move(request));
   connection->send_result(AdpOp::write, request_id, stored);
@@ -232,8 +231,7 @@ Result<void> AdpServer::handle_read(const ConnectionPtr& connection, const AdpHe
       service_->try_read(request.ref, request.offset, place, with_crcs ? &crcs : nullptr);
   if (!read.has_value()) {
     connection->begin(request.size);
-    jobs_.spawn(
-        finish_read(connection, header.request_id, request, std::move(buffer), with_crcs));
+    jobs_.spawn(finish_read(connection, header.request_id, request, std::move(buffer), with_crcs));
   } else if (read->has_value()) {
     connection->writer.send(
         encode_reply(AdpOp::read, header.request_id, encode_adp_crcs(crcs), request.size),
