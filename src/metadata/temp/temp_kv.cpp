@@ -6,58 +6,10 @@
 #include <map>
 #include <set>
 
+#include "metadata/watch_queue.hpp"
+
 namespace agro {
 namespace {
-
-/// Events that a watcher may leave unread before it is told that it fell behind.
-constexpr std::size_t kUnreadCountMax = 65536;
-
-struct WatchState {
-  std::string prefix;
-  std::vector<KvEvent> unread;
-  bool behind = false;
-  bool closed = false;
-  Event changed;
-
-  void add(const std::vector<KvEvent>& events) {
-    for (const KvEvent& event : events) {
-      if (event.entry.key.starts_with(prefix)) unread.push_back(event);
-    }
-    if (unread.size() > kUnreadCountMax) fall_behind();
-    if (!unread.empty()) changed.notify_all();
-  }
-  void fall_behind() {
-    behind = true;
-    unread.clear();
-    changed.notify_all();
-  }
-  void close() {
-    closed = true;
-    changed.notify_all();
-  }
-};
-
-Task<std::vector<KvEvent>> next_events(std::shared_ptr<WatchState> state) {
-  while (!state->closed && !state->behind && state->unread.empty()) {
-    co_await state->changed.wait();
-  }
-  if (state->closed) co_return fail(Errc::closed, "the metadata watch is closed");
-  if (state->behind) {
-    co_return fail(Errc::outcome_unknown, "the metadata watch fell behind and missed changes");
-  }
-  co_return std::exchange(state->unread, {});
-}
-
-class TempWatch final : public KvWatch {
- public:
-  explicit TempWatch(std::shared_ptr<WatchState> state) : state_(std::move(state)) {}
-  ~TempWatch() override { state_->close(); }
-  Task<std::vector<KvEvent>> next() override { return next_events(state_); }
-  void close() override { state_->close(); }
-
- private:
-  std::shared_ptr<WatchState> state_;
-};
 
 struct LeaseState {
   Duration ttl{};
@@ -68,16 +20,18 @@ struct LeaseState {
 }  // namespace
 
 struct TempKvStore::State : std::enable_shared_from_this<TempKvStore::State> {
-  explicit State(Clock& used_clock) : clock(used_clock) {}
+  State(Clock& used_clock, std::size_t history_revisions)
+      : clock(used_clock), history_count(history_revisions) {}
 
   Clock& clock;
+  const std::size_t history_count;
   std::map<std::string, KeyValue> entries;
   std::map<std::uint64_t, LeaseState> leases;
   std::uint64_t revision = 0;
   std::uint64_t next_lease = 1;
   std::deque<std::pair<std::uint64_t, std::vector<KvEvent>>> history;
   std::uint64_t forgotten_revision = 0;  // changes up to this one are not in `history`
-  std::vector<std::weak_ptr<WatchState>> watches;
+  std::vector<std::weak_ptr<WatchQueue>> watches;
 
   void arm(std::uint64_t lease) {
     clock.call_at(leases.at(lease).ends_at, [weak = weak_from_this(), lease] {
@@ -123,7 +77,7 @@ struct TempKvStore::State : std::enable_shared_from_this<TempKvStore::State> {
       if (const auto watch = weak.lock()) watch->add(events);
     }
     history.emplace_back(revision, std::move(events));
-    while (history.size() > kHistoryCount) {
+    while (history.size() > history_count) {
       forgotten_revision = history.front().first;
       history.pop_front();
     }
@@ -229,16 +183,15 @@ class TempKv final : public Kv {
   Task<std::unique_ptr<KvWatch>> watch(std::string prefix, std::uint64_t revision) override {
     co_await yield_to_loop();
     if (closed_) co_return closed();
-    auto watch = std::make_shared<WatchState>();
-    watch->prefix = std::move(prefix);
+    auto watch = std::make_shared<WatchQueue>(std::move(prefix));
     if (revision < state_->forgotten_revision) watch->fall_behind();
     for (const auto& [changed_at, events] : state_->history) {
-      if (changed_at > revision && !watch->behind) watch->add(events);
+      if (changed_at > revision) watch->add(events);
     }
     state_->watches.push_back(watch);
     std::erase_if(watches_, [](const auto& old) { return old.expired(); });
     watches_.push_back(watch);
-    co_return std::make_unique<TempWatch>(watch);
+    co_return make_watch(watch);
   }
 
   Task<std::uint64_t> grant_lease(std::chrono::milliseconds ttl) override {
@@ -286,13 +239,14 @@ class TempKv final : public Kv {
   }
 
   std::shared_ptr<TempKvStore::State> state_;
-  std::vector<std::weak_ptr<WatchState>> watches_;
+  std::vector<std::weak_ptr<WatchQueue>> watches_;
   bool closed_ = false;
 };
 
 }  // namespace
 
-TempKvStore::TempKvStore(Clock& clock) : state_(std::make_shared<State>(clock)) {}
+TempKvStore::TempKvStore(Clock& clock, std::size_t history_count)
+    : state_(std::make_shared<State>(clock, history_count)) {}
 TempKvStore::~TempKvStore() = default;
 
 std::unique_ptr<Kv> TempKvStore::connect() { return std::make_unique<TempKv>(state_); }

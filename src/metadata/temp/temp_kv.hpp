@@ -14,11 +14,9 @@ namespace agro {
 /// What the clients share.
 class TempKvStore {
  public:
-  /// Changes that watches may start behind; older ones are outcome_unknown.
-  static constexpr std::size_t kHistoryCount = 4096;
-
-  /// Shape: `clock` outlives the store and its clients; it ends the leases.
-  explicit TempKvStore(Clock& clock);
+  /// Shape: `clock` outlives the store and its clients; it ends the leases. Watches may start so many
+  /// revisions back.
+  explicit TempKvStore(Clock& clock, std::size_t history_count = 4096);
   ~TempKvStore();
 
   /// A client. It keeps the contents alive.
