@@ -1,0 +1,396 @@
+#include "storage/mmap_store.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/crc32c.hpp"
+#include "base/log.hpp"
+#include "storage/mmap_store_impl.hpp"
+
+namespace agro {
+
+MmapStore::MmapStore(Env& env, StoreOptions options, std::unique_ptr<File> file,
+                     RecoveredStore recovered, SlotTable slots)
+    : env_(env),
+      options_(std::move(options)),
+      file_(std::move(file)),
+      session_(env.random.next()),
+      index_(std::move(recovered.index)),
+      slots_(std::move(slots)),
+      superblock_(recovered.superblock),
+      checkpoint_slots_(std::move(recovered.checkpoint_slots)),
+      position_(recovered.position),
+      applied_position_(recovered.position),
+      log_slots_(recovered.log_slots.begin(), recovered.log_slots.end()),
+      log_size_(recovered.log_size),
+      tasks_(env.executor) {
+  for (const auto& [volume, epoch] : recovered.fences) fences_[volume] = {epoch, epoch};
+}
+
+MmapStore::~MmapStore() { AGRO_ASSERT(tasks_.count() == 0); }
+
+Task<void> MmapStore::start(std::vector<StoreRecord> restated, bool rewrite_superblocks) {
+  // What recovery read may be in a volatile cache only; from here on others are told of it.
+  if (Result<void> synced = co_await file_->sync(); !synced.has_value()) {
+    co_return fail(poison(std::move(synced).error()));
+  }
+  ++sync_count_;
+  if (rewrite_superblocks) AGRO_CO_TRY_OK(co_await write_superblocks(superblock_));
+  if (!restated.empty()) {
+    auto completion = std::make_shared<Completion>();
+    for (const StoreRecord& record : restated) {
+      enqueue({.record = record, .data = {}, .completion = completion});
+    }
+    AGRO_CO_TRY_OK(co_await await_completion(completion));
+  }
+  after_change();
+  co_return Result<void>();
+}
+
+Result<void> MmapStore::check_writable() const {
+  if (closing_) return fail(Errc::closed, "the store is closed");
+  if (failed_.has_value()) {
+    return fail(Errc::io_error, "the store takes no writes since: " + failed_->message);
+  }
+  return {};
+}
+
+Error MmapStore::poison(Error error) {
+  if (!failed_.has_value()) {
+    failed_ = error;
+    log_error("{}: {}; no more writes until it is opened again", file_name(), error.message);
+    progress_.notify_all();
+  }
+  if (error.code != Errc::closed) error.code = Errc::io_error;
+  return error;
+}
+
+Result<void> MmapStore::check_fence(const BlockRef& ref, bool repair) const {
+  const auto found = fences_.find(ref.volume);
+  if (found == fences_.end() || ref.epoch >= found->second.wanted) return {};
+  // Copies of what was acknowledged long ago are welcome, unless the volume is deleted.
+  if (repair && found->second.wanted.value != UINT64_MAX) return {};
+  return fail(Errc::fenced, fmt::format("{}: epochs below {} are fenced", ref.to_string(),
+                                        found->second.wanted.value));
+}
+
+Task<void> MmapStore::put(BlockRef ref, SharedBytes bytes, PutOptions options) {
+  return store_block(ref, std::move(bytes), options.reserve, false);
+}
+
+Task<void> MmapStore::repair(BlockRef ref, SharedBytes bytes) {
+  return store_block(ref, std::move(bytes), true, true);
+}
+
+Task<void> MmapStore::store_block(BlockRef ref, SharedBytes bytes, bool reserve, bool repair) {
+  const Call call(*this);
+  if (bytes.size() == 0) co_return fail(Errc::invalid_argument, "an empty block");
+  if (bytes.size() > options_.block_size) {
+    co_return fail(Errc::too_large, fmt::format("{} has {} bytes, a block at most {}",
+                                                ref.to_string(), bytes.size(), options_.block_size));
+  }
+  AGRO_ASSERT(reinterpret_cast<std::uintptr_t>(bytes.bytes.data()) % kPageSize == 0);
+  while (true) {
+    AGRO_CO_TRY_OK(check_writable());
+    AGRO_CO_TRY_OK(check_fence(ref, repair));
+    if (!busy_.contains(ref)) break;
+    co_await progress_.wait();
+  }
+  if (const auto there = index_.find(ref); there.has_value() && !repair) {
+    if (there->size == bytes.size()) co_return Result<void>();
+    co_return fail(Errc::already_exists, fmt::format("{} is here with {} bytes, not {}",
+                                                     ref.to_string(), there->size, bytes.size()));
+  }
+  const BusyRef busy(*this, ref);
+  if (is_inline_size(bytes.size())) {
+    co_return co_await store_inline(ref, std::move(bytes), reserve, repair);
+  }
+  co_return co_await store_own_slot(ref, std::move(bytes), reserve, repair);
+}
+
+Task<void> MmapStore::store_inline(BlockRef ref, SharedBytes bytes, bool reserve, bool repair) {
+  AGRO_CO_TRY_OK(co_await wait_for_space(0, pages_of(bytes.size()), reserve));
+  Entry entry;
+  entry.record.kind = RecordKind::put_inline;
+  entry.record.size = static_cast<std::uint32_t>(bytes.size());
+  entry.record.data_crc = crc32c(bytes.bytes);
+  entry.record.set_ref(ref);
+  entry.data = std::move(bytes);
+  entry.fenceable = !repair;
+  entry.completion = std::make_shared<Completion>();
+  const std::shared_ptr<Completion> completion = entry.completion;
+  enqueue(std::move(entry));
+  co_return co_await await_completion(completion);
+}
+
+Task<void> MmapStore::store_own_slot(BlockRef ref, SharedBytes bytes, bool reserve, bool repair) {
+  AGRO_CO_TRY_OK(co_await wait_for_space(1, 0, reserve));
+  const std::optional<std::uint32_t> slot = slots_.take(SlotUse::block);
+  AGRO_ASSERT(slot.has_value());
+  after_change();
+  // The data goes ahead of its record, while other groups sync; the group's sync covers both.
+  std::vector<std::shared_ptr<AlignedBuffer>> tail;
+  std::vector<ConstBytes> parts = whole_pages(bytes, page_pool_, tail);
+  bytes_written_ += round_up(bytes.size(), kPageSize);
+  Result<void> written = co_await file_->write(offset_of(*slot), std::move(parts));
+  if (!written.has_value()) co_return fail(poison(std::move(written).error()));
+  Entry entry;
+  entry.record.kind = RecordKind::put_slot;
+  entry.record.slot = *slot;
+  entry.record.size = static_cast<std::uint32_t>(bytes.size());
+  entry.record.data_crc = crc32c(bytes.bytes);
+  entry.record.set_ref(ref);
+  entry.fenceable = !repair;
+  entry.completion = std::make_shared<Completion>();
+  const std::shared_ptr<Completion> completion = entry.completion;
+  enqueue(std::move(entry));
+  Result<void> result = co_await await_completion(completion);
+  // Refused by a fence: no record names the slot. After an I/O error one may.
+  if (!result.has_value() && !failed_.has_value()) slots_.set_use(*slot, SlotUse::free);
+  co_return result;
+}
+
+std::optional<std::uint32_t> MmapStore::find(const BlockRef& ref) const {
+  const auto location = index_.find(ref);
+  if (!location.has_value()) return std::nullopt;
+  return location->size;
+}
+
+Result<std::uint64_t> MmapStore::locate(const BlockRef& ref, std::uint32_t offset,
+                                        std::size_t size) const {
+  const auto location = index_.find(ref);
+  if (!location.has_value()) return fail(Errc::not_found, ref.to_string() + " is not here");
+  if (offset > location->size || size > location->size - offset) {
+    return fail(Errc::invalid_argument, fmt::format("{}: bytes {} to {} of {}", ref.to_string(),
+                                                    offset, offset + size, location->size));
+  }
+  return offset_of(location->slot, location->page) + offset;
+}
+
+Task<void> MmapStore::read(BlockRef ref, std::uint32_t offset, MutableBytes out) {
+  const Call call(*this);
+  if (closing_) co_return fail(Errc::closed, "the store is closed");
+  AGRO_CO_TRY(const std::uint64_t at, locate(ref, offset, out.size()));
+  const SlotPin pin(slots_, index_.find(ref)->slot);
+  co_return co_await file_->read(at, out);
+}
+
+std::optional<Result<void>> MmapStore::try_read(const BlockRef& ref, std::uint32_t offset,
+                                                MutableBytes out) {
+  if (closing_) return Result<void>(fail(Errc::closed, "the store is closed"));
+  Result<std::uint64_t> at = locate(ref, offset, out.size());
+  if (!at.has_value()) return Result<void>(fail(std::move(at).error()));
+  return file_->try_read(*at, out);
+}
+
+Task<std::size_t> MmapStore::remove(std::vector<BlockRef> refs) {
+  const Call call(*this);
+  std::size_t removed_count = 0;
+  std::sort(refs.begin(), refs.end());
+  refs.erase(std::unique(refs.begin(), refs.end()), refs.end());
+  while (!refs.empty()) {
+    AGRO_CO_TRY_OK(check_writable());
+    // Never wait for a busy ref while others are busy because of us: two removes could wait for
+    // each other.
+    auto completion = std::make_shared<Completion>();
+    std::deque<BusyRef> ours;
+    std::erase_if(refs, [&](const BlockRef& ref) {
+      if (busy_.contains(ref)) return false;
+      if (!index_.find(ref).has_value()) return true;
+      ours.emplace_back(*this, ref);
+      Entry entry;
+      entry.record.kind = RecordKind::remove;
+      entry.record.set_ref(ref);
+      entry.completion = completion;
+      enqueue(std::move(entry));
+      return true;
+    });
+    if (!ours.empty()) {
+      AGRO_CO_TRY_OK(co_await await_completion(completion));
+      removed_count += ours.size();
+    } else if (!refs.empty()) {
+      co_await progress_.wait();
+    }
+  }
+  co_return removed_count;
+}
+
+std::vector<BlockInfo> MmapStore::list(const BlockFilter& filter) const {
+  return index_.list(filter);
+}
+
+Task<void> MmapStore::fence(VolumeId volume, Epoch epoch) {
+  const Call call(*this);
+  AGRO_CO_TRY_OK(check_writable());
+  Fence& fence = fences_[volume];
+  if (epoch <= fence.durable) co_return Result<void>();
+  // From now on lower puts are refused, those that wait for a group too; the one being written
+  // ends before ours.
+  fence.wanted = std::max(fence.wanted, epoch);
+  Entry entry;
+  entry.record.kind = RecordKind::fence;
+  entry.record.set_ref({.volume = volume, .epoch = epoch, .index = 0, .type = BlockType{}});
+  entry.completion = std::make_shared<Completion>();
+  const std::shared_ptr<Completion> completion = entry.completion;
+  enqueue(std::move(entry));
+  co_return co_await await_completion(completion);
+}
+
+Epoch MmapStore::fence_of(VolumeId volume) const {
+  const auto found = fences_.find(volume);
+  return found == fences_.end() ? Epoch{} : found->second.durable;
+}
+
+StoreStats MmapStore::stats() const {
+  const std::uint64_t block_size = options_.block_size;
+  const std::uint32_t free = slots_.free_count();
+  const std::uint32_t kept = floor(false) + inline_slots_needed(0);
+  StoreStats stats;
+  stats.size = options_.size;
+  stats.used = kSlotsOffset + slots_.live_page_count() * kPageSize +
+               (slots_.count(SlotUse::block) + slots_.count(SlotUse::checkpoint)) * block_size;
+  stats.available = free > kept ? (free - kept) * block_size : 0;
+  stats.block_count = index_.size();
+  stats.index_bytes = index_.memory() + slots_.memory();
+  stats.sync_count = sync_count_;
+  stats.bytes_written = bytes_written_;
+  return stats;
+}
+
+Task<void> MmapStore::close() {
+  closing_ = true;
+  progress_.notify_all();
+  while (call_count_ > 0) co_await progress_.wait();
+  co_await tasks_.join();
+  Result<void> result;
+  if (failed_.has_value()) {
+    result = fail(*failed_);
+  } else if (log_size_ > 0) {
+    result = co_await write_checkpoint();
+    co_await tasks_.join();
+    // A full store opens from its log as well.
+    if (result.code() == Errc::out_of_space) result = Result<void>();
+  }
+  co_await file_->close();
+  co_return result;
+}
+
+namespace {
+
+/// Makes an empty store: a first stretch written ahead, then the superblocks, which make it one.
+Task<Superblock> create_store(File& file, StoreOptions options) {
+  if (options.peer_id.is_nil() || options.cluster_id.is_nil()) {
+    co_return fail(Errc::invalid_argument, options.directory + ": a new store needs a peer and a cluster id");
+  }
+  const std::uint64_t slot_count =
+      std::min<std::uint64_t>(slots_in(options.size, options.block_size), 8);
+  AlignedBuffer zeros(options.block_size);
+  std::memset(zeros.data(), 0, zeros.size());
+  std::vector<ConstBytes> parts = {zeros.bytes().first(kSlotsOffset)};
+  parts.insert(parts.end(), slot_count, zeros.bytes());
+  AGRO_CO_TRY_OK(co_await file.write(0, std::move(parts)));
+  AGRO_CO_TRY_OK(co_await file.sync());
+  Superblock superblock;
+  superblock.block_size = options.block_size;
+  superblock.generation = 1;
+  superblock.cluster_id = options.cluster_id;
+  superblock.peer_id = options.peer_id;
+  AlignedBuffer page(kPageSize);
+  encode_superblock(superblock, page.bytes());
+  std::vector<ConstBytes> twice = {page.bytes(), page.bytes()};
+  AGRO_CO_TRY_OK(co_await file.write(0, std::move(twice)));
+  AGRO_CO_TRY_OK(co_await file.sync());
+  co_return superblock;
+}
+
+Result<void> check_options(const StoreOptions& options) {
+  if (!std::has_single_bit(options.block_size) || options.block_size < kBlockSizeMin ||
+      options.block_size > kBlockSizeMax) {
+    return fail(Errc::invalid_argument,
+                fmt::format("block size {}: give a power of two from 64KiB to 16MiB",
+                            format_size(options.block_size)));
+  }
+  constexpr std::uint32_t kSlotCountMin = 16;
+  if (slots_in(options.size, options.block_size) < kSlotCountMin) {
+    return fail(Errc::invalid_argument,
+                fmt::format("store size {}: give at least {}", format_size(options.size),
+                            format_size((kSlotCountMin + 1) * std::uint64_t{options.block_size})));
+  }
+  return {};
+}
+
+Result<void> check_identity(const Superblock& superblock, const StoreOptions& options) {
+  if (superblock.cluster_id != options.cluster_id) {
+    return fail(Errc::cluster_mismatch,
+                fmt::format("{} belongs to cluster {}, this is {}; use another directory",
+                            options.directory, superblock.cluster_id.to_string(),
+                            options.cluster_id.to_string()));
+  }
+  if (!options.peer_id.is_nil() && superblock.peer_id != options.peer_id) {
+    return fail(Errc::invalid_argument,
+                fmt::format("{} belongs to peer {}, this is {}; use another directory",
+                            options.directory, superblock.peer_id.to_string(),
+                            options.peer_id.to_string()));
+  }
+  if (superblock.block_size != options.block_size) {
+    return fail(Errc::invalid_argument,
+                fmt::format("{} has blocks of {}, the cluster of {}", options.directory,
+                            format_size(superblock.block_size), format_size(options.block_size)));
+  }
+  return {};
+}
+
+Task<std::unique_ptr<BlockStore>> open_in(Env& env, StoreOptions options,
+                                          std::unique_ptr<File>& file) {
+  const std::string name = options.directory + "/blocks";
+  AGRO_CO_TRY(Superblocks superblocks, co_await read_superblocks(*file, name));
+  if (superblocks.blank) {
+    // A crash while making one leaves no more than this; anything larger has lost its superblocks.
+    if (file->size() > slot_offset(8, options.block_size)) {
+      co_return fail(Errc::corrupt, name + " has lost both superblocks; remove it and let the cluster copy its blocks again");
+    }
+    AGRO_CO_TRY(superblocks.best, co_await create_store(*file, options));
+  }
+  AGRO_CO_TRY_OK(check_identity(superblocks.best, options));
+  AGRO_CO_TRY(RecoveredStore recovered, co_await recover_store(*file, superblocks, name));
+  const std::uint32_t count_max = slots_in(options.size, options.block_size);
+  const std::uint32_t count = slots_in(file->size(), options.block_size);
+  AGRO_CO_TRY(SlotTable slots, recover_slots(recovered, count, count_max, name));
+  std::vector<StoreRecord> restated = std::move(recovered.restated);
+  const bool rewrite = !recovered.superblocks_equal;
+  auto store = std::make_unique<MmapStore>(env, options, std::move(file), std::move(recovered),
+                                           std::move(slots));
+  Result<void> started = co_await store->start(std::move(restated), rewrite);
+  if (!started.has_value()) {
+    const Result<void> closed = co_await store->close();  // it has failed already: same reason
+    co_return fail(closed.has_value() ? std::move(started).error() : closed.error());
+  }
+  co_return std::unique_ptr<BlockStore>(std::move(store));
+}
+
+}  // namespace
+
+Task<std::unique_ptr<BlockStore>> open_mmap_store(Env& env, StoreOptions options) {
+  AGRO_CO_TRY_OK(check_options(options));
+  AGRO_CO_TRY_OK(co_await env.disk.make_directories(options.directory));
+  const OpenOptions open_options{.create = true, .exclusive = true};
+  AGRO_CO_TRY(std::unique_ptr<File> file,
+              co_await env.disk.open(options.directory + "/blocks", open_options));
+  Result<std::unique_ptr<BlockStore>> store = co_await open_in(env, options, file);
+  if (!store.has_value() && file != nullptr) co_await file->close();
+  co_return std::move(store);
+}
+
+Task<StoreIdentity> read_store_identity(Disk& disk, std::string directory) {
+  const std::string name = directory + "/blocks";
+  AGRO_CO_TRY(std::unique_ptr<File> file, co_await disk.open(name, OpenOptions{}));
+  Result<Superblocks> superblocks = co_await read_superblocks(*file, name);
+  co_await file->close();
+  if (!superblocks.has_value()) co_return fail(std::move(superblocks).error());
+  if (superblocks->blank) co_return fail(Errc::not_found, name + " holds no store yet");
+  const Superblock& best = superblocks->best;
+  co_return StoreIdentity{best.cluster_id, best.peer_id, best.block_size};
+}
+
+}  // namespace agro

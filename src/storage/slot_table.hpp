@@ -1,0 +1,97 @@
+// Slots of a store file: what each is used for, which are free, which are being read.
+//
+// Invariants: a slot is free only when nothing durable needs it and nobody reads it. take() gives
+// the lowest free slot. Slots from grown_count() on are not in the file yet.
+// Threading: one loop.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/assert.hpp"
+
+namespace agro {
+
+enum class SlotUse : std::uint8_t {
+  free = 0,
+  block,       // one large block
+  log,         // frames that a replay needs; with inline blocks, live or not
+  segment,     // inline blocks only: lies before the replay's start
+  checkpoint,  // part of an index checkpoint
+};
+
+class SlotTable {
+ public:
+  /// `slot_count_max` is what the store's size allows.
+  explicit SlotTable(std::uint32_t slot_count_max) : count_max_(slot_count_max) {}
+
+  std::uint32_t count_max() const { return count_max_; }
+  std::uint32_t grown_count() const { return static_cast<std::uint32_t>(slots_.size()); }
+  /// Adds free slots up to `count`; a file that cannot grow further lowers count_max().
+  void grow_to(std::uint32_t count);
+  void set_count_max(std::uint32_t count) { count_max_ = count; }
+
+  std::uint32_t free_grown_count() const { return free_grown_count_; }
+  std::uint32_t free_count() const {
+    return free_grown_count_ + (count_max_ > grown_count() ? count_max_ - grown_count() : 0);
+  }
+  std::uint32_t count(SlotUse use) const { return counts_[static_cast<std::size_t>(use)]; }
+
+  /// The lowest free slot, now used for `use`; nullopt when the file must grow first.
+  std::optional<std::uint32_t> take(SlotUse use);
+  SlotUse use(std::uint32_t slot) const { return slots_[slot].use; }
+  /// Changes the use of a slot that is not free; `free` gives it back, at the last unpin().
+  void set_use(std::uint32_t slot, SlotUse use);
+  /// Takes a free slot that recovery found in use.
+  void claim(std::uint32_t slot, SlotUse use);
+
+  /// Pages of live inline blocks in a log slot or segment.
+  std::uint32_t live_pages(std::uint32_t slot) const { return slots_[slot].live_pages; }
+  void add_live(std::uint32_t slot, std::uint32_t pages) {
+    slots_[slot].live_pages = static_cast<std::uint16_t>(slots_[slot].live_pages + pages);
+    live_page_count_ += pages;
+  }
+  /// A segment without live pages is freed.
+  void drop_live(std::uint32_t slot, std::uint32_t pages);
+  std::uint64_t live_page_count() const { return live_page_count_; }
+
+  /// Keeps a slot's bytes from being overwritten while they are read.
+  void pin(std::uint32_t slot) { ++pins_[slot]; }
+  void unpin(std::uint32_t slot);
+
+  std::uint64_t memory() const;
+
+ private:
+  struct Slot {
+    SlotUse use = SlotUse::free;
+    bool leaving = false;  // free once unpinned
+    std::uint16_t live_pages = 0;
+  };
+  void mark_free(std::uint32_t slot);
+
+  std::uint32_t count_max_;
+  std::vector<Slot> slots_;
+  std::vector<std::uint64_t> free_bits_;
+  std::size_t free_hint_ = 0;  // no free slot in a word before this one
+  std::uint32_t free_grown_count_ = 0;
+  std::uint64_t live_page_count_ = 0;
+  std::uint32_t counts_[5] = {};
+  std::unordered_map<std::uint32_t, std::uint32_t> pins_;
+};
+
+/// Pins a slot for its scope.
+class SlotPin {
+ public:
+  SlotPin(SlotTable& table, std::uint32_t slot) : table_(table), slot_(slot) { table.pin(slot); }
+  ~SlotPin() { table_.unpin(slot_); }
+  SlotPin(const SlotPin&) = delete;
+  SlotPin& operator=(const SlotPin&) = delete;
+
+ private:
+  SlotTable& table_;
+  std::uint32_t slot_;
+};
+
+}  // namespace agro

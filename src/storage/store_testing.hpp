@@ -1,0 +1,91 @@
+// What the tests of stores share: a node with a simulated disk, and blocks whose bytes tell whose
+// they are.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/crc32c.hpp"
+#include "base/env.hpp"
+#include "sim/sim_disk.hpp"
+#include "sim/sim_loop.hpp"
+#include "storage/mmap_store.hpp"
+#include "storage/temp_store.hpp"
+
+namespace agro {
+
+/// Nothing here goes over a network.
+class NoNetwork final : public Network {
+ public:
+  Task<std::unique_ptr<Stream>> connect(Address, TimePoint) override {
+    co_return fail(Errc::unavailable, "no network");
+  }
+  Task<std::unique_ptr<Listener>> listen(Address) override {
+    co_return fail(Errc::unavailable, "no network");
+  }
+};
+
+/// One machine of the simulation, as far as a store sees it.
+struct StoreNode {
+  explicit StoreNode(std::uint64_t seed)
+      : random(seed), disk(sim.clock(), random.fork()), offload(sim.executor()) {}
+
+  Env env() { return {sim.executor(), sim.clock(), random, disk, network, offload, metrics}; }
+
+  SimLoop sim;
+  Random random;
+  SimDisk disk;
+  NoNetwork network;
+  InlineOffload offload;
+  Metrics metrics;
+};
+
+inline constexpr const char* kStoreDirectory = "store";
+inline constexpr const char* kStoreFile = "store/blocks";
+
+inline Uuid test_uuid(std::uint8_t number) {
+  Uuid id;
+  id.bytes.fill(number);
+  return id;
+}
+
+inline StoreOptions store_options(std::uint64_t size, std::uint32_t block_size = kBlockSizeMin) {
+  StoreOptions options;
+  options.directory = kStoreDirectory;
+  options.size = size;
+  options.block_size = block_size;
+  options.cluster_id = test_uuid(1);
+  options.peer_id = test_uuid(2);
+  options.grow_step_max = 16 * std::uint64_t{block_size};
+  return options;
+}
+
+inline BlockRef block_ref(std::uint64_t volume, std::uint64_t epoch, std::uint64_t index) {
+  return {.volume = {volume}, .epoch = {epoch}, .index = index, .type = BlockType::data};
+}
+
+/// Bytes that follow from (ref, size, version) alone; each 8 bytes differ from all others.
+inline SharedBytes block_bytes(const BlockRef& ref, std::size_t size, std::uint64_t version = 0) {
+  auto buffer = std::make_shared<AlignedBuffer>(size);
+  Random random(hash_block_ref(ref) + version * 0x9E3779B97F4A7C15 + size);
+  std::uint64_t word = random.next();
+  for (std::size_t at = 0; at < buffer->size(); at += sizeof word) {
+    word = word * 6364136223846793005 + 1442695040888963407;
+    std::memcpy(buffer->data() + at, &word, sizeof word);
+  }
+  const ConstBytes view(buffer->data(), size);
+  return {std::move(buffer), view};
+}
+
+/// Reads a whole block. Errors: as BlockStore::read().
+inline Task<std::string> read_block(BlockStore& store, BlockRef ref) {
+  const auto size = store.find(ref);
+  if (!size.has_value()) co_return fail(Errc::not_found, ref.to_string());
+  std::string text(*size, '\0');
+  AGRO_CO_TRY_OK(co_await store.read(ref, 0, std::as_writable_bytes(std::span(text))));
+  co_return text;
+}
+
+inline std::string text_of(const SharedBytes& bytes) { return std::string(as_text(bytes.bytes)); }
+
+}  // namespace agro
