@@ -28,6 +28,7 @@ Awaitable<bool> Lease::pause_until(TimePoint at) {
 
 Job Lease::renew() {
   TimePoint due = env_.clock.now() + ttl_ / 3;
+  bool failing = false;  // told once, not at every attempt
   while (co_await pause_until(due)) {
     const TimePoint sent = env_.clock.now();
     const Result<void> renewed = co_await kv_.keep_alive(id_);
@@ -35,6 +36,8 @@ Job Lease::renew() {
     if (renewed.has_value()) {
       const bool was_valid = valid(env_.clock.now());
       valid_until_ = sent + ttl_;
+      if (failing) log_info("metadata lease {} is renewed again", id_);
+      failing = false;
       wake_.notify_all();  // watch_validity() has a later time to wait for
       if (!was_valid) changed_.notify_all();
       due = sent + ttl_ / 3;
@@ -45,8 +48,11 @@ Job Lease::renew() {
       changed_.notify_all();
       co_return;
     } else {
-      log_warning("metadata lease {} could not be renewed, trying again: {}", id_,
-                  renewed.error().message);
+      if (!failing) {
+        log_warning("metadata lease {} cannot be renewed, trying on: {}", id_,
+                    renewed.error().message);
+      }
+      failing = true;
       due = env_.clock.now() + std::min(ttl_ / 10, Duration(std::chrono::seconds(1)));
     }
   }

@@ -1,0 +1,235 @@
+// Leases and transactions when the store misbehaves. Method: a Kv that fails on demand, over TempKv.
+#include <gtest/gtest.h>
+
+#include "metadata/lease.hpp"
+#include "metadata/metadata.hpp"
+#include "metadata/test_support.hpp"
+
+namespace agro {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+/// Passes calls on, or loses the question or the answer.
+class FlakyKv final : public Kv {
+ public:
+  enum class Loss : std::uint8_t { none, question, answer };
+  explicit FlakyKv(std::unique_ptr<Kv> kv) : kv_(std::move(kv)) {}
+
+  Loss next_transaction = Loss::none;  // once
+  bool reachable = true;
+  bool readable = true;
+  bool readable_after_loss = true;
+  int transaction_count = 0;
+
+  Task<std::optional<KeyValue>> get(std::string key) override {
+    if (!reachable || !readable) co_return away();
+    co_return co_await kv_->get(std::move(key));
+  }
+  Task<KvRange> list(std::string prefix) override {
+    if (!reachable || !readable) co_return away();
+    co_return co_await kv_->list(std::move(prefix));
+  }
+  Task<KvTxnResult> transact(std::vector<KvCompare> compares, std::vector<KvOp> ops) override {
+    if (!reachable) co_return away();
+    ++transaction_count;
+    const Loss loss = std::exchange(next_transaction, Loss::none);
+    if (loss != Loss::none) readable = readable_after_loss;
+    if (loss == Loss::question) co_return fail(Errc::outcome_unknown, "the answer was lost");
+    auto result = co_await kv_->transact(std::move(compares), std::move(ops));
+    if (loss == Loss::answer) co_return fail(Errc::outcome_unknown, "the answer was lost");
+    co_return std::move(result);
+  }
+  Task<std::unique_ptr<KvWatch>> watch(std::string prefix, std::uint64_t revision) override {
+    co_return co_await kv_->watch(std::move(prefix), revision);
+  }
+  Task<std::uint64_t> grant_lease(milliseconds ttl) override {
+    co_return co_await kv_->grant_lease(ttl);
+  }
+  Task<void> keep_alive(std::uint64_t lease) override {
+    if (!reachable) co_return away();
+    co_return co_await kv_->keep_alive(lease);
+  }
+  Task<void> revoke_lease(std::uint64_t lease) override {
+    co_return co_await kv_->revoke_lease(lease);
+  }
+  Task<void> close() override { co_return co_await kv_->close(); }
+
+ private:
+  static tl::unexpected<Error> away() { return fail(Errc::unavailable, "the store is away"); }
+  std::unique_ptr<Kv> kv_;
+};
+
+class FlakyMetadataTest : public ::testing::Test {
+ protected:
+  void init() {
+    ClusterRecord cluster;
+    cluster.block_spec = "base";
+    RingSpec ring;
+    ring.version = 1;
+    test.must(metadata.init_cluster(cluster, ring));
+  }
+
+  TestEnv test;
+  TempKvStore store{test.sim.clock()};
+  FlakyKv kv{store.connect()};
+  Metadata metadata{test.env, kv};
+};
+
+class LostAnswersTest : public FlakyMetadataTest,
+                        public ::testing::WithParamInterface<FlakyKv::Loss> {
+ protected:
+  void lose() { kv.next_transaction = GetParam(); }
+};
+
+// Goal: every call comes to the right end, once, whether the question or its answer was lost.
+TEST_P(LostAnswersTest, AreResolved) {
+  lose();
+  init();
+  lose();
+  const VolumeRecord demo = test.must(metadata.create_volume({.name = "demo", .size = 4096, .block_spec = "", .replication = 0}));
+  EXPECT_EQ(demo.id.value, 1U);
+  EXPECT_EQ(test.must(metadata.list_volumes()).size(), 1U);
+  const std::uint64_t lease = test.must(kv.grant_lease(std::chrono::hours(1)));
+  lose();
+  const AcquiredVolume held = test.must(metadata.acquire_volume(demo.id, lease, "A"));
+  EXPECT_EQ(held.epoch.value, 1U);
+  VolumeHead head = held.head;
+  head.epoch = held.epoch;
+  head.checkpoint_epoch = held.epoch;
+  head.sequence = 5;
+  lose();
+  const int before = kv.transaction_count;
+  test.must(metadata.commit_head(demo.id, held.epoch, lease, head));
+  EXPECT_EQ(kv.transaction_count - before, GetParam() == FlakyKv::Loss::answer ? 1 : 2);
+  EXPECT_EQ(test.must(metadata.head(demo.id)), head);
+  lose();
+  test.must(metadata.set_degraded(demo.id, held.epoch, lease, 1));
+  lose();
+  test.must(metadata.release_volume(demo.id, held.epoch, lease));
+  lose();
+  test.must(metadata.resume_volume(demo.id, held.epoch, lease, "A"));
+  test.must(metadata.release_volume(demo.id, held.epoch, lease));
+  PeerRecord peer;
+  peer.id.bytes.fill(3);
+  lose();
+  test.must(metadata.register_peer(peer, lease));
+  lose();
+  test.must(metadata.update_peer(peer));
+  lose();
+  EXPECT_EQ(test.must(metadata.delete_volume("demo")).peers, std::vector{peer.id});
+  lose();
+  test.must(metadata.purge_done(demo.id, peer.id));
+  EXPECT_TRUE(test.must(metadata.tombstones()).empty());
+  test.must(kv.revoke_lease(lease));
+  lose();
+  test.must(metadata.forget_peer(peer.id));
+  RingSpec ring;
+  ring.version = 2;
+  lose();
+  test.must(metadata.publish_ring(ring, 1));
+  EXPECT_EQ(test.must(metadata.ring()), ring);
+  lose();
+  test.must(metadata.wipe());
+  EXPECT_EQ(kv.next_transaction, FlakyKv::Loss::none);
+}
+
+INSTANTIATE_TEST_SUITE_P(Both, LostAnswersTest,
+                         ::testing::Values(FlakyKv::Loss::question, FlakyKv::Loss::answer));
+
+// Goal: when nothing can be read after a lost answer, the caller hears that the outcome is unknown: a
+// checkpoint that may be committed must not be cleaned up.
+TEST_F(FlakyMetadataTest, UnreadableIsUnknown) {
+  init();
+  const VolumeRecord demo = test.must(metadata.create_volume({.name = "demo", .size = 4096, .block_spec = "", .replication = 0}));
+  const std::uint64_t lease = test.must(kv.grant_lease(std::chrono::hours(1)));
+  const AcquiredVolume held = test.must(metadata.acquire_volume(demo.id, lease, "A"));
+  kv.next_transaction = FlakyKv::Loss::answer;
+  kv.readable_after_loss = false;
+  const auto result = test.run(metadata.commit_head(demo.id, held.epoch, lease, held.head));
+  EXPECT_EQ(result.code(), Errc::outcome_unknown);
+}
+
+class LeaseTest : public ::testing::Test {
+ protected:
+  TimePoint now() { return test.sim.clock().now(); }
+
+  TestEnv test;
+  TempKvStore store{test.sim.clock()};
+  FlakyKv kv{store.connect()};
+};
+
+Job count_changes(Lease& lease, const bool* done, int* count) {
+  while (!*done) {
+    co_await lease.changed().wait();
+    ++*count;
+  }
+}
+
+// Goal: a lease stays valid as long as the store answers, and stop() ends it there.
+TEST_F(LeaseTest, IsKeptAlive) {
+  auto lease = test.must(Lease::grant(test.env, kv, seconds(9)));
+  bool done = false;
+  int changes = 0;
+  spawn(test.sim.executor(), count_changes(*lease, &done, &changes));
+  for (int minute = 0; minute < 10; ++minute) {
+    test.sim.run_for(std::chrono::minutes(1));
+    EXPECT_TRUE(lease->valid(now()));
+    EXPECT_GE(lease->valid_until() - now(), seconds(6));
+  }
+  EXPECT_EQ(changes, 0);
+  test.must(kv.keep_alive(lease->id()));
+  done = true;
+  test.sim.run_job(lease->stop());
+  test.sim.run_job(lease->stop());
+  EXPECT_FALSE(lease->valid(now()));
+  EXPECT_EQ(test.run(kv.keep_alive(lease->id())).code(), Errc::not_found);
+  test.sim.poll();
+  EXPECT_EQ(changes, 1);
+}
+
+// Goal: when the store is away, valid() turns false before the store can have ended the lease, waiters
+// are told, and when it comes back in time nothing was lost. Method: another client renews the lease in
+// the store meanwhile, so that it outlives what its holder can be sure of.
+TEST_F(LeaseTest, OutageWithinAndBeyondTheTtl) {
+  auto lease = test.must(Lease::grant(test.env, kv, seconds(9)));
+  const auto direct = store.connect();
+  bool done = false;
+  int changes = 0;
+  spawn(test.sim.executor(), count_changes(*lease, &done, &changes));
+  test.sim.run_for(seconds(30));
+  kv.reachable = false;
+  test.sim.run_for(seconds(4));
+  EXPECT_TRUE(lease->valid(now()));
+  kv.reachable = true;
+  test.sim.run_for(seconds(4));
+  EXPECT_EQ(changes, 0);  // an outage shorter than the ttl is invisible
+  kv.reachable = false;
+  const TimePoint until = lease->valid_until();
+  test.must(direct->keep_alive(lease->id()));
+  test.sim.run_for(until - now() - milliseconds(1));
+  EXPECT_TRUE(lease->valid(now()));
+  test.must(direct->keep_alive(lease->id()));
+  test.sim.run_for(milliseconds(2));
+  EXPECT_FALSE(lease->valid(now()));
+  EXPECT_FALSE(lease->lost());
+  EXPECT_EQ(changes, 1);
+  kv.reachable = true;
+  test.sim.run_for(seconds(2));
+  EXPECT_TRUE(lease->valid(now()));
+  EXPECT_EQ(changes, 2);
+  kv.reachable = false;
+  test.sim.run_for(seconds(60));
+  EXPECT_EQ(changes, 3);
+  kv.reachable = true;
+  test.sim.run_for(seconds(2));
+  EXPECT_TRUE(lease->lost());
+  EXPECT_FALSE(lease->valid(now()));
+  EXPECT_EQ(changes, 4);
+  done = true;
+  test.sim.run_job(lease->stop());
+}
+
+}  // namespace
+}  // namespace agro

@@ -1,0 +1,382 @@
+// Metadata over every store. Method: two clients, A and B, each with its own Kv; simulated time.
+#include "metadata/metadata.hpp"
+
+#include <algorithm>
+
+#include "metadata/keys.hpp"
+#include "metadata/lease.hpp"
+#include "metadata/test_support.hpp"
+
+namespace agro {
+namespace {
+
+using std::chrono::hours;
+using std::chrono::milliseconds;
+
+Uuid uuid(std::uint8_t number) {
+  Uuid id;
+  id.bytes.fill(number);
+  return id;
+}
+
+RingSpec ring_of(std::uint64_t version, std::vector<std::uint8_t> numbers) {
+  RingSpec ring{.kind = RingKind::mod, .version = version, .replication = 2, .members = {}, .parts = {}};
+  for (const std::uint8_t number : numbers) ring.members.push_back({.id = uuid(number), .weight = 1});
+  return ring;
+}
+
+template <class Backend>
+class MetadataTest : public ::testing::Test {
+ protected:
+  void TearDown() override {
+    test().must(kv_a->close());
+    test().must(kv_b->close());
+  }
+  TestEnv& test() { return backend.test; }
+
+  void init() {
+    ClusterRecord cluster;
+    cluster.block_size = 1 << 20;
+    cluster.block_spec = "crc,base";
+    test().must(a.init_cluster(cluster, ring_of(1, {1, 2, 3})));
+  }
+  VolumeRecord create(std::string name) {
+    return test().must(a.create_volume({.name = std::move(name), .size = 1 << 20, .block_spec = "", .replication = 0}));
+  }
+  std::uint64_t lease(Kv& kv, milliseconds ttl = hours(1)) { return test().must(kv.grant_lease(ttl)); }
+  PeerRecord peer(std::uint8_t number) {
+    PeerRecord record;
+    record.id = uuid(number);
+    record.addresses = {"adp://h:" + std::to_string(number)};
+    record.size = 100;
+    return record;
+  }
+  /// The code; the text must hold `text`.
+  template <class T>
+  Errc error(Task<T> task, std::string_view text) {
+    const Result<T> result = test().run(std::move(task));
+    if (result.has_value()) return Errc::ok;
+    EXPECT_NE(result.error().message.find(text), std::string::npos) << result.error().message;
+    return result.code();
+  }
+
+  Backend backend;
+  std::unique_ptr<Kv> kv_a = backend.connect();
+  std::unique_ptr<Kv> kv_b = backend.connect();
+  Metadata a{backend.test.env, *kv_a};
+  Metadata b{backend.test.env, *kv_b};
+};
+
+using Backends = ::testing::Types<TempBackend, SqliteBackend>;
+TYPED_TEST_SUITE(MetadataTest, Backends);
+
+TYPED_TEST(MetadataTest, BeforeInit) {
+  const std::string hint = "run 'agroctl init'";
+  EXPECT_EQ(this->error(this->a.cluster(), hint), Errc::not_found);
+  EXPECT_EQ(this->error(this->a.ring(), hint), Errc::not_found);
+  EXPECT_EQ(this->error(this->a.find_volume("x"), hint), Errc::not_found);
+  EXPECT_EQ(this->error(this->a.delete_volume("x"), hint), Errc::not_found);
+  EXPECT_EQ(this->error(this->a.create_volume({.name = "x", .size = 4096, .block_spec = "", .replication = 0}), hint),
+            Errc::not_found);
+  EXPECT_EQ(this->error(this->a.register_peer(this->peer(1), this->lease(*this->kv_a)), hint),
+            Errc::not_found);
+  EXPECT_EQ(this->error(this->a.publish_ring(ring_of(2, {1}), 1), hint), Errc::not_found);
+  EXPECT_FALSE(this->test().must(this->a.view()).cluster.has_value());
+}
+
+TYPED_TEST(MetadataTest, InitAndWipe) {
+  this->init();
+  const ClusterRecord cluster = this->test().must(this->b.cluster());
+  EXPECT_FALSE(cluster.id.is_nil());
+  EXPECT_EQ(cluster.block_spec, "crc,base");
+  EXPECT_GT(cluster.created_unix_ms, 0);
+  EXPECT_EQ(this->test().must(this->b.ring()), ring_of(1, {1, 2, 3}));
+  EXPECT_EQ(this->error(this->b.init_cluster(cluster, {}), "already holds"), Errc::already_exists);
+  this->create("demo");
+  this->test().must(this->b.wipe());
+  EXPECT_EQ(this->test().must(this->kv_a->list("")).entries.size(), 0U);
+  this->init();
+  EXPECT_NE(this->test().must(this->b.cluster()).id, cluster.id);
+}
+
+TYPED_TEST(MetadataTest, VolumesByName) {
+  this->init();
+  const VolumeRecord demo = this->create("demo");
+  EXPECT_EQ(demo.id.value, 1U);
+  EXPECT_EQ(demo.block_spec, "crc,base");
+  EXPECT_EQ(this->test().must(this->b.find_volume("demo")), demo);
+  EXPECT_EQ(this->test().must(this->b.head(demo.id)), (VolumeHead{.size = demo.size}));
+  EXPECT_EQ(this->error(this->b.create_volume({.name = "demo", .size = 4096, .block_spec = "", .replication = 0}), "demo"),
+            Errc::already_exists);
+  const VolumeRecord other = this->test().must(
+      this->b.create_volume({.name = "a.b_C-9", .size = 4096, .block_spec = "base", .replication = 3}));
+  EXPECT_EQ(other.replication, 3U);
+  EXPECT_EQ(this->test().must(this->a.list_volumes()), (std::vector<VolumeRecord>{demo, other}));
+  EXPECT_EQ(this->error(this->a.find_volume("none"), "volume list"), Errc::not_found);
+}
+
+TYPED_TEST(MetadataTest, BadVolumes) {
+  this->init();
+  for (const std::string& name :
+       {std::string(), std::string("-x"), std::string(".x"), std::string("a@b"), std::string("a/b"),
+        std::string("a b"), std::string("\xc3\xa4"), std::string(256, 'x')}) {
+    EXPECT_EQ(this->error(this->a.create_volume({.name = name, .size = 4096, .block_spec = "", .replication = 0}), "volume name"),
+              Errc::invalid_argument);
+  }
+  for (const std::uint64_t size : {std::uint64_t{0}, std::uint64_t{512}, std::uint64_t{1} << 51}) {
+    EXPECT_EQ(this->error(this->a.create_volume({.name = "x", .size = size, .block_spec = "", .replication = 0}), "bytes"),
+              Errc::invalid_argument);
+  }
+  EXPECT_EQ(this->error(this->a.create_volume({.name = "x", .size = 4096, .block_spec = "", .replication = 4}), "3 peers"),
+            Errc::invalid_argument);
+  EXPECT_TRUE(check_volume_name(std::string(255, 'x')).has_value());
+}
+
+// Goal: ids are never reused, also not after a deletion and by another client.
+TYPED_TEST(MetadataTest, IdsAreNeverReused) {
+  this->init();
+  EXPECT_EQ(this->create("x").id.value, 1U);
+  this->test().must(this->b.delete_volume("x"));
+  EXPECT_EQ(this->create("x").id.value, 2U);
+  this->test().must(this->b.delete_volume("x"));
+  const VolumeRecord third = this->test().must(
+      this->b.create_volume({.name = "y", .size = 4096, .block_spec = "", .replication = 0}));
+  EXPECT_EQ(third.id.value, 3U);
+}
+
+inline Job create_many(Metadata& metadata, std::string prefix, int count, int* done) {
+  for (int index = 0; index < count; ++index) {
+    NewVolume wanted{.name = prefix + std::to_string(index), .size = 4096, .block_spec = "", .replication = 0};
+    const auto volume = co_await metadata.create_volume(std::move(wanted));
+    *done += volume.has_value() ? 1 : 0;
+  }
+}
+
+// Goal: clients that create at the same time all succeed, each id once.
+TYPED_TEST(MetadataTest, CreateAtTheSameTime) {
+  this->init();
+  int done = 0;
+  for (Metadata* metadata : {&this->a, &this->b}) {
+    const std::string prefix = metadata == &this->a ? "a" : "b";
+    spawn(this->test().sim.executor(), create_many(*metadata, prefix, 10, &done));
+    spawn(this->test().sim.executor(), create_many(*metadata, prefix + "2-", 10, &done));
+  }
+  ASSERT_TRUE(this->test().sim.run_until([&] { return done == 40; }));
+  std::set<std::uint64_t> ids;
+  for (const VolumeRecord& volume : this->test().must(this->a.list_volumes())) ids.insert(volume.id.value);
+  EXPECT_EQ(ids.size(), 40U);
+  EXPECT_EQ(*ids.rbegin(), 40U);
+}
+
+TYPED_TEST(MetadataTest, DeleteLeavesATombstone) {
+  this->init();
+  this->test().must(this->a.register_peer(this->peer(9), this->lease(*this->kv_a)));
+  const VolumeRecord demo = this->create("demo");
+  const Tombstone tombstone = this->test().must(this->b.delete_volume("demo"));
+  EXPECT_EQ(tombstone.peers, (std::vector{uuid(1), uuid(2), uuid(3), uuid(9)}));
+  EXPECT_EQ(tombstone.volume, demo.id);
+  EXPECT_EQ(this->test().must(this->a.tombstones()), (std::vector{tombstone}));
+  EXPECT_EQ(this->test().must(this->kv_a->list(keys::volume_prefix(demo.id))).entries.size(), 0U);
+  EXPECT_EQ(this->error(this->a.find_volume("demo"), "demo"), Errc::not_found);
+  EXPECT_EQ(this->error(this->a.delete_volume("demo"), "demo"), Errc::not_found);
+  EXPECT_EQ(this->error(this->a.acquire_volume(demo.id, this->lease(*this->kv_a), "x"), "deleted"),
+            Errc::not_found);
+  for (const std::uint8_t number : {1, 9, 9, 2}) this->test().must(this->a.purge_done(demo.id, uuid(number)));
+  EXPECT_EQ(this->test().must(this->b.tombstones()).at(0).peers, (std::vector{uuid(3)}));
+  this->test().must(this->a.purge_done(demo.id, uuid(3)));
+  this->test().must(this->a.purge_done(demo.id, uuid(3)));
+  EXPECT_EQ(this->test().must(this->b.tombstones()).size(), 0U);
+}
+
+TYPED_TEST(MetadataTest, OneWriter) {
+  this->init();
+  const VolumeRecord demo = this->create("demo");
+  const std::uint64_t lease_a = this->lease(*this->kv_a);
+  const std::uint64_t lease_b = this->lease(*this->kv_b);
+  const AcquiredVolume first = this->test().must(this->a.acquire_volume(demo.id, lease_a, "A on host, pid 1"));
+  EXPECT_EQ(first.volume, demo);
+  EXPECT_EQ(first.epoch.value, 1U);
+  EXPECT_FALSE(first.head.has_checkpoint());
+  EXPECT_EQ(first.degraded_copies, std::nullopt);
+  EXPECT_EQ(this->error(this->b.acquire_volume(demo.id, lease_b, "B"), "A on host, pid 1"), Errc::locked);
+  EXPECT_EQ(this->error(this->a.acquire_volume(demo.id, lease_a, "A"), "A on host"), Errc::locked);
+  EXPECT_EQ(this->error(this->b.delete_volume("demo"), "A on host, pid 1"), Errc::locked);
+  EXPECT_EQ(this->test().must(this->b.lock_of(demo.id))->epoch.value, 1U);
+
+  const VolumeHead head{.epoch = {1}, .checkpoint_epoch = {1}, .root_index = 3, .sequence = 9, .size = demo.size};
+  this->test().must(this->a.commit_head(demo.id, first.epoch, lease_a, head));
+  this->test().must(this->a.set_degraded(demo.id, first.epoch, lease_a, 1));
+  this->test().must(this->a.release_volume(demo.id, first.epoch, lease_a));
+  this->test().must(this->a.release_volume(demo.id, first.epoch, lease_a));
+  EXPECT_EQ(this->test().must(this->b.lock_of(demo.id)), std::nullopt);
+  EXPECT_EQ(this->error(this->a.commit_head(demo.id, first.epoch, lease_a, head), "lease"), Errc::fenced);
+
+  const AcquiredVolume second = this->test().must(this->b.acquire_volume(demo.id, lease_b, "B"));
+  EXPECT_EQ(second.epoch.value, 2U);
+  EXPECT_EQ(second.head, head);
+  EXPECT_EQ(second.degraded_copies, 1U);
+  this->test().must(this->b.set_degraded(demo.id, second.epoch, lease_b, 0));
+  this->test().must(this->b.set_degraded(demo.id, second.epoch, lease_b, 0));
+  EXPECT_EQ(this->error(this->a.commit_head(demo.id, first.epoch, lease_a, head), "opened by B"), Errc::fenced);
+  EXPECT_EQ(this->error(this->a.set_degraded(demo.id, first.epoch, lease_a, 1), "opened by B"), Errc::fenced);
+  this->test().must(this->a.release_volume(demo.id, first.epoch, lease_a));  // not ours: left alone
+  EXPECT_EQ(this->test().must(this->a.lock_of(demo.id))->holder, "B");
+  this->test().must(this->b.release_volume(demo.id, second.epoch, lease_b));
+  EXPECT_EQ(this->test().must(this->a.acquire_volume(demo.id, lease_a, "A")).degraded_copies, std::nullopt);
+}
+
+// Goal: a writer whose lease ended is fenced; it may resume exactly when nobody came between.
+TYPED_TEST(MetadataTest, LostLease) {
+  this->init();
+  const VolumeRecord demo = this->create("demo");
+  std::uint64_t lease_a = this->lease(*this->kv_a, milliseconds(3000));
+  const AcquiredVolume held = this->test().must(this->a.acquire_volume(demo.id, lease_a, "A"));
+  VolumeHead head = held.head;
+  head.epoch = held.epoch;
+  this->test().sim.run_for(milliseconds(4000));
+  EXPECT_EQ(this->error(this->a.commit_head(demo.id, held.epoch, lease_a, head), "lease"), Errc::fenced);
+  EXPECT_EQ(this->error(this->a.acquire_volume(demo.id, lease_a, "A"), "lease"), Errc::fenced);
+  EXPECT_EQ(this->error(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"), "lease"), Errc::fenced);
+  lease_a = this->lease(*this->kv_a, milliseconds(3000));
+  this->test().must(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"));
+  this->test().must(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"));
+  this->test().must(this->a.commit_head(demo.id, held.epoch, lease_a, head));
+  this->test().sim.run_for(milliseconds(4000));
+  const AcquiredVolume taken = this->test().must(this->b.acquire_volume(demo.id, this->lease(*this->kv_b), "B"));
+  EXPECT_EQ(taken.epoch.value, held.epoch.value + 1);
+  lease_a = this->lease(*this->kv_a);
+  EXPECT_EQ(this->error(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"), "opened"), Errc::fenced);
+  EXPECT_EQ(this->error(this->a.resume_volume({77}, held.epoch, lease_a, "A"), "deleted"), Errc::fenced);
+}
+
+inline Job open_and_close(Metadata& metadata, VolumeId volume, std::uint64_t lease, int* rounds,
+                          std::vector<std::uint64_t>* epochs) {
+  while (*rounds > 0) {
+    const auto opened = co_await metadata.acquire_volume(volume, lease, "x");
+    if (opened.code() == Errc::locked) {
+      co_await yield_to_loop();
+      continue;
+    }
+    if (!opened.has_value()) co_return;
+    epochs->push_back(opened->epoch.value);
+    --*rounds;
+    const auto closed = co_await metadata.release_volume(volume, opened->epoch, lease);
+    if (!closed.has_value()) co_return;
+  }
+}
+
+// Goal: of clients that race for a volume one at a time wins, and each epoch is minted once.
+TYPED_TEST(MetadataTest, RaceForTheLock) {
+  this->init();
+  const VolumeRecord demo = this->create("demo");
+  int rounds = 30;
+  std::vector<std::uint64_t> epochs;
+  for (int job = 0; job < 4; ++job) {
+    Kv& kv = job % 2 == 0 ? *this->kv_a : *this->kv_b;
+    Metadata& metadata = job % 2 == 0 ? this->a : this->b;
+    spawn(this->test().sim.executor(), open_and_close(metadata, demo.id, this->lease(kv), &rounds, &epochs));
+  }
+  ASSERT_TRUE(this->test().sim.run_until([&] { return rounds <= 0; }));
+  this->test().sim.poll();
+  ASSERT_GE(epochs.size(), 30U);
+  for (std::size_t index = 0; index < epochs.size(); ++index) EXPECT_EQ(epochs[index], index + 1);
+}
+
+TYPED_TEST(MetadataTest, Peers) {
+  this->init();
+  const std::uint64_t lease_a = this->lease(*this->kv_a, milliseconds(3000));
+  this->test().must(this->a.register_peer(this->peer(1), lease_a));
+  this->test().must(this->a.register_peer(this->peer(1), lease_a));
+  const std::uint64_t lease_b = this->lease(*this->kv_b);
+  EXPECT_EQ(this->error(this->b.register_peer(this->peer(1), lease_b), "copied"), Errc::already_exists);
+  this->test().must(this->b.register_peer(this->peer(8), lease_b));
+  PeerRecord used = this->peer(8);
+  used.used = 42;
+  this->test().must(this->b.update_peer(used));
+  EXPECT_EQ(this->error(this->b.update_peer(this->peer(7)), "not registered"), Errc::not_found);
+  this->test().sim.run_for(milliseconds(4000));
+  const std::vector<PeerView> peers = this->test().must(this->a.list_peers());
+  ASSERT_EQ(peers.size(), 2U);
+  EXPECT_FALSE(peers[0].alive);
+  EXPECT_EQ(peers[0].record.addresses, this->peer(1).addresses);
+  EXPECT_TRUE(peers[1].alive);
+  EXPECT_EQ(peers[1].record.used, 42U);
+  EXPECT_EQ(this->error(this->a.forget_peer(uuid(8)), "running"), Errc::locked);
+  EXPECT_EQ(this->error(this->a.forget_peer(uuid(1)), "ring"), Errc::conflict);
+  EXPECT_EQ(this->error(this->a.forget_peer(uuid(7)), "no peer"), Errc::not_found);
+  this->create("demo");
+  this->test().must(this->a.delete_volume("demo"));
+  this->test().must(this->kv_b->revoke_lease(lease_b));
+  this->test().must(this->a.forget_peer(uuid(8)));
+  EXPECT_EQ(this->test().must(this->a.list_peers()).size(), 1U);
+  EXPECT_EQ(this->test().must(this->a.tombstones()).at(0).peers, (std::vector{uuid(1), uuid(2), uuid(3)}));
+}
+
+TYPED_TEST(MetadataTest, RingVersions) {
+  this->init();
+  this->test().must(this->a.publish_ring(ring_of(2, {1, 2}), 1));
+  EXPECT_EQ(this->error(this->b.publish_ring(ring_of(2, {3, 4}), 1), "version 2, not 1"), Errc::conflict);
+  EXPECT_EQ(this->error(this->b.publish_ring(ring_of(5, {3, 4}), 2), "cannot be"), Errc::invalid_argument);
+  EXPECT_EQ(this->test().must(this->b.ring()), ring_of(2, {1, 2}));
+  RingSpec both = ring_of(3, {});
+  both.kind = RingKind::union_;
+  both.parts = {ring_of(2, {1, 2}), ring_of(3, {2, 5})};
+  this->test().must(this->b.publish_ring(both, 2));
+  EXPECT_EQ(this->test().must(this->a.ring()), both);
+  EXPECT_EQ(ring_peers(both), (std::vector{uuid(1), uuid(2), uuid(5)}));
+}
+
+// Goal: whoever follows view() and watch() learns of each kind of change, and of nothing else.
+TYPED_TEST(MetadataTest, Following) {
+  this->init();
+  const std::uint64_t lease = this->lease(*this->kv_a, milliseconds(3000));
+  const VolumeRecord volume = this->create("quiet");
+  ClusterView view = this->test().must(this->b.view());
+  const auto follow = [&] {
+    const auto watch = this->test().must(this->b.watch(view.revision));
+    this->test().must(watch->changed());
+    view = this->test().must(this->b.view());
+  };
+  this->test().must(this->a.acquire_volume(volume.id, lease, "A"));  // not in the view
+  this->create("demo");
+  follow();
+  EXPECT_EQ(view.volumes.size(), 2U);
+  this->test().must(this->a.register_peer(this->peer(4), lease));
+  follow();
+  EXPECT_TRUE(view.peers.at(0).alive);
+  this->test().must(this->a.publish_ring(ring_of(2, {1, 4}), 1));
+  follow();
+  EXPECT_EQ(view.ring.version, 2U);
+  this->test().must(this->a.delete_volume("demo"));
+  follow();
+  EXPECT_EQ(view.tombstones.size(), 1U);
+  follow();  // the lease ends
+  EXPECT_FALSE(view.peers.at(0).alive);
+  const auto watch = this->test().must(this->b.watch(view.revision));
+  watch->close();
+  EXPECT_EQ(this->test().run(watch->changed()).code(), Errc::closed);
+}
+
+// Goal: damaged records are reported, not served.
+TYPED_TEST(MetadataTest, DamagedRecords) {
+  this->init();
+  const VolumeRecord demo = this->create("demo");
+  const std::uint64_t lease = this->lease(*this->kv_a);
+  for (const std::string& key : {keys::head(demo.id), keys::epoch(demo.id), keys::volume(demo.id),
+                                 std::string(keys::kNextVolume), std::string(keys::kRing)}) {
+    SCOPED_TRACE(key);
+    const auto good = this->test().must(this->kv_a->get(key));
+    std::vector<KvOp> ops = {keys::put(key, "\xff\xff")};
+    this->test().must(this->kv_a->transact({}, std::move(ops)));
+    const bool of_volume = key.find("/volume") != std::string::npos;
+    const Errc code =
+        of_volume ? this->error(this->a.acquire_volume(demo.id, lease, "A"), "damaged")
+                  : this->error(this->a.create_volume({.name = "x", .size = 4096, .block_spec = "", .replication = 0}), "damaged");
+    EXPECT_EQ(code, Errc::corrupt);
+    std::vector<KvOp> repair = {keys::put(key, good->value)};
+    this->test().must(this->kv_a->transact({}, std::move(repair)));
+  }
+}
+
+}  // namespace
+}  // namespace agro
