@@ -429,6 +429,7 @@ Task<void> MmapStore::relocate(std::vector<LiveBlock> blocks) {
     const MutableBytes bytes = buffer->bytes().first(block.location.size);
     const Result<void> read =
         co_await file_->read(offset_of(block.location.slot, block.location.page), bytes);
+    if (read.code() == Errc::closed) co_return fail(read.error());
     if (!read.has_value()) {
       log_warning("{}: {} stays where it is: {}", file_name(), block.ref.to_string(),
                   read.error().message);
