@@ -1,0 +1,261 @@
+// Disks that fail, files that were damaged, directories of others: the error must be the right one.
+#include <gtest/gtest.h>
+
+#include "base/log.hpp"
+#include "storage/mmap_store_impl.hpp"
+#include "storage/store_testing.hpp"
+
+namespace agro {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::seconds;
+
+Job read_into(BlockStore& store, BlockRef ref,
+              std::shared_ptr<std::optional<Result<std::string>>> out) {
+  Result<std::string> text = co_await read_block(store, ref);
+  out->emplace(std::move(text));
+}
+
+class StoreFaultTest : public ::testing::Test {
+ protected:
+  StoreFaultTest() {
+    set_log_sink([](LogLevel, std::string_view) {});
+  }
+  ~StoreFaultTest() override { close(); }
+
+  Result<void> open(const StoreOptions& options = store_options(8 * kMiB)) {
+    Env env = node_.env();
+    auto opened = node_.sim.run(open_mmap_store(env, options));
+    if (!opened.has_value()) return fail(std::move(opened).error());
+    store_ = std::move(*opened);
+    return {};
+  }
+  /// Ends the store as it is; a failed one says so.
+  void close() {
+    if (store_ == nullptr) return;
+    const Result<void> closed = node_.sim.run(store_->close());
+    EXPECT_TRUE(closed.has_value() || failed_) << closed.error().to_string();
+    store_.reset();
+    failed_ = false;
+  }
+  /// kill -9: what the log says is all there is.
+  void kill() {
+    node_.disk.kill();
+    failed_ = true;
+    close();
+  }
+  Result<void> put(std::uint64_t index, std::size_t size = 5000) {
+    const BlockRef ref = block_ref(1, 1, index);
+    return node_.sim.run(store_->put(ref, block_bytes(ref, size), {}));
+  }
+  bool is_right(std::uint64_t index, std::size_t size = 5000) {
+    const BlockRef ref = block_ref(1, 1, index);
+    const Result<std::string> text = node_.sim.run(read_block(*store_, ref));
+    return text.has_value() && *text == text_of(block_bytes(ref, size));
+  }
+  MmapStore& impl() { return static_cast<MmapStore&>(*store_); }
+
+  StoreNode node_{7};
+  std::unique_ptr<BlockStore> store_;
+  bool failed_ = false;
+};
+
+// Goal: after one failed write or sync every change is refused and reads go on; opened again, what
+// was acknowledged is there.
+TEST_F(StoreFaultTest, AFailedWriteOrSyncStopsWrites) {
+  for (const SimFault fault : {SimFault{.fail_writes = true}, SimFault{.fail_syncs = true}}) {
+    for (const std::size_t size : {5000, 60000}) {
+      ASSERT_TRUE(open());
+      ASSERT_TRUE(put(1));
+      node_.disk.set_fault(kStoreFile, fault);
+      EXPECT_EQ(put(2, size).code(), Errc::io_error);
+      node_.disk.set_fault(kStoreFile, {});
+      EXPECT_EQ(put(3).code(), Errc::io_error);
+      EXPECT_EQ(node_.sim.run(store_->remove({block_ref(1, 1, 1)})).code(), Errc::io_error);
+      EXPECT_EQ(node_.sim.run(store_->fence({1}, {2})).code(), Errc::io_error);
+      EXPECT_TRUE(is_right(1));
+      EXPECT_EQ(store_->find(block_ref(1, 1, 2)), std::nullopt);
+      EXPECT_FALSE(node_.sim.run(store_->close()).has_value());
+      store_.reset();
+      ASSERT_TRUE(open());
+      EXPECT_TRUE(is_right(1));
+      EXPECT_TRUE(store_->find(block_ref(1, 1, 2)) == std::nullopt || is_right(2, size));
+      EXPECT_TRUE(put(3));
+      const std::vector<BlockRef> refs = {block_ref(1, 1, 2), block_ref(1, 1, 3)};
+      EXPECT_TRUE(node_.sim.run(store_->remove(refs)));
+      close();
+    }
+  }
+}
+
+TEST_F(StoreFaultTest, AFailedReadIsOneFailedRead) {
+  ASSERT_TRUE(open());
+  ASSERT_TRUE(put(1));
+  node_.disk.set_fault(kStoreFile, {.fail_reads = true});
+  EXPECT_EQ(node_.sim.run(read_block(*store_, block_ref(1, 1, 1))).code(), Errc::io_error);
+  node_.disk.set_fault(kStoreFile, {});
+  EXPECT_TRUE(is_right(1));
+  EXPECT_TRUE(put(2));
+}
+
+// Goal: a full file system is out_of_space and nothing worse, and it is tried again later.
+TEST_F(StoreFaultTest, AFullFileSystemIsOutOfSpace) {
+  node_.disk.set_options({.capacity = 60 * std::uint64_t{kBlockSizeMin}});
+  ASSERT_TRUE(open());
+  std::uint64_t count = 0;
+  Result<void> stored;
+  while ((stored = put(count, 60000)).has_value()) ++count;
+  EXPECT_EQ(stored.code(), Errc::out_of_space) << stored.error().to_string();
+  EXPECT_GT(count, 30U);
+  for (std::uint64_t i = 0; i < count; ++i) ASSERT_TRUE(is_right(i, 60000));
+  const std::vector<BlockRef> refs = {block_ref(1, 1, 0), block_ref(1, 1, 1), block_ref(1, 1, 2)};
+  EXPECT_EQ(node_.sim.run(store_->remove(refs)).value(), refs.size());
+  EXPECT_TRUE(put(500));
+  node_.disk.set_options({});
+  while ((stored = put(count, 60000)).has_value()) ++count;  // what the removal freed
+  EXPECT_EQ(stored.code(), Errc::out_of_space);
+  node_.sim.run_for(seconds(11));
+  for (int more = 0; more < 8; ++more) EXPECT_TRUE(put(count++, 60000));
+}
+
+// Goal: a block that is being read keeps its bytes though it is removed and its slot wanted.
+TEST_F(StoreFaultTest, AReadUnderWaySeesItsOwnBlock) {
+  for (const std::size_t size : {60000, 5000}) {
+    ASSERT_TRUE(open());
+    ASSERT_TRUE(put(1, size));
+    const BlockRef ref = block_ref(1, 1, 1);
+    const std::string expected = text_of(block_bytes(ref, size));
+    auto text = std::make_shared<std::optional<Result<std::string>>>();
+    node_.disk.set_options({.latency_min = seconds(1), .latency_max = seconds(1)});
+    spawn(node_.sim.executor(), read_into(*store_, ref, text));
+    node_.sim.poll();
+    node_.disk.set_options({});  // the read under way takes its second, the rest none
+    ASSERT_TRUE(node_.sim.run(store_->remove({ref})));
+    ASSERT_TRUE(node_.sim.run(impl().checkpoint_now()));
+    for (std::uint64_t i = 2; i < 40; ++i) ASSERT_TRUE(put(i, 60000));
+    ASSERT_FALSE(text->has_value());
+    ASSERT_TRUE(node_.sim.run_until([&] { return text->has_value(); }));
+    ASSERT_TRUE((*text)->has_value());
+    EXPECT_TRUE(**text == expected);
+    close();
+    ASSERT_TRUE(node_.sim.run(node_.disk.remove(kStoreFile)));
+  }
+}
+
+// Goal: each kind of damage is found at opening, and said. Method: cut and flip a good file.
+TEST_F(StoreFaultTest, ForeignAndMismatched) {
+  ASSERT_TRUE(open());
+  for (std::uint64_t i = 0; i < 40; ++i) ASSERT_TRUE(put(i, 60000));
+  Env env = node_.env();
+  EXPECT_EQ(node_.sim.run(open_mmap_store(env, store_options(8 * kMiB))).code(), Errc::locked);
+  close();
+  StoreOptions options = store_options(8 * kMiB);
+  options.cluster_id = test_uuid(9);
+  EXPECT_EQ(open(options).code(), Errc::cluster_mismatch);
+  options = store_options(8 * kMiB);
+  options.peer_id = test_uuid(9);
+  EXPECT_EQ(open(options).code(), Errc::invalid_argument);
+  EXPECT_EQ(open(store_options(8 * kMiB, 2 * kBlockSizeMin)).code(), Errc::invalid_argument);
+  const Result<void> small = open(store_options(2 * kMiB));
+  EXPECT_EQ(small.code(), Errc::invalid_argument);
+  EXPECT_NE(small.error().message.find("size of at least"), std::string::npos);
+  EXPECT_EQ(open(store_options(kMiB)).code(), Errc::invalid_argument);
+  EXPECT_EQ(open(store_options(8 * kMiB, 100'000)).code(), Errc::invalid_argument);
+  const StoreIdentity identity =
+      node_.sim.run(read_store_identity(node_.disk, kStoreDirectory)).value();
+  EXPECT_EQ(identity.peer_id, test_uuid(2));
+  EXPECT_EQ(identity.cluster_id, test_uuid(1));
+  EXPECT_EQ(identity.block_size, kBlockSizeMin);
+  EXPECT_EQ(node_.sim.run(read_store_identity(node_.disk, "nowhere")).code(), Errc::not_found);
+  options = store_options(8 * kMiB);
+  options.peer_id = {};  // whoever it is
+  ASSERT_TRUE(open(options));
+  EXPECT_TRUE(is_right(39, 60000));
+}
+
+TEST_F(StoreFaultTest, OneSuperblockIsEnough) {
+  for (const std::uint64_t offset : {std::uint64_t{20}, kPageSize + std::uint64_t{20}}) {
+    ASSERT_TRUE(open());
+    ASSERT_TRUE(put(offset));
+    close();
+    node_.disk.flip(kStoreFile, offset);
+    ASSERT_TRUE(open());
+    EXPECT_TRUE(is_right(offset));
+    close();
+  }
+  // Each time it was restored; without one there is no store.
+  node_.disk.flip(kStoreFile, 20);
+  node_.disk.flip(kStoreFile, kPageSize + 20);
+  EXPECT_EQ(open().code(), Errc::corrupt);
+  EXPECT_EQ(node_.sim.run(read_store_identity(node_.disk, kStoreDirectory)).code(), Errc::corrupt);
+}
+
+TEST_F(StoreFaultTest, TruncatedFilesAreRefused) {
+  ASSERT_TRUE(open());
+  for (std::uint64_t i = 0; i < 40; ++i) ASSERT_TRUE(put(i, 60000));
+  close();
+  const std::uint64_t size = node_.disk.size_of(kStoreFile);
+  // The first of the cuts takes only slots that nothing is in.
+  bool refused = false;
+  for (std::uint64_t cut = size - kBlockSizeMin; cut > 0 && cut < size; cut -= kBlockSizeMin) {
+    node_.disk.truncate(kStoreFile, cut);
+    const Result<void> opened = open();
+    if (opened.has_value()) {
+      EXPECT_FALSE(refused);
+      for (std::uint64_t i = 0; i < 40; ++i) ASSERT_TRUE(is_right(i, 60000)) << cut;
+      kill();
+      node_.disk.truncate(kStoreFile, cut);
+      continue;
+    }
+    refused = true;
+    EXPECT_EQ(opened.code(), Errc::corrupt) << opened.error().to_string();
+  }
+  EXPECT_TRUE(refused);
+}
+
+// Goal: a flipped bit anywhere in the log or the checkpoint is never a lost or a wrong block: the
+// open fails, or all is there; only the last group, which a crash may have cut, may go.
+TEST_F(StoreFaultTest, RotInTheLogIsNotAnEndOfTheLog) {
+  ASSERT_TRUE(open());
+  for (std::uint64_t i = 0; i < 30; ++i) ASSERT_TRUE(put(i));  // a group each, over several slots
+  kill();
+  std::uint64_t refused_count = 0;
+  for (std::uint64_t page = 2; page < 4 * 16; ++page) {
+    node_.disk.flip(kStoreFile, page * kPageSize + 30);
+    const Result<void> opened = open();
+    if (opened.has_value()) {
+      for (std::uint64_t i = 0; i < 29; ++i) {
+        EXPECT_EQ(store_->find(block_ref(1, 1, i)), 5000U) << "page " << page << " block " << i;
+      }
+      kill();
+    } else {
+      EXPECT_EQ(opened.code(), Errc::corrupt);
+      ++refused_count;
+    }
+    node_.disk.flip(kStoreFile, page * kPageSize + 30);
+  }
+  EXPECT_GT(refused_count, 15U);
+}
+
+// Goal: an index checkpoint that does not verify is refused, as half a one is.
+TEST_F(StoreFaultTest, ADamagedCheckpointIsRefused) {
+  ASSERT_TRUE(open());
+  for (std::uint64_t i = 0; i < 30; ++i) ASSERT_TRUE(put(i));
+  close();
+  bool refused = false;
+  for (std::uint64_t at = kSlotsOffset; at < node_.disk.size_of(kStoreFile); at += kBlockSizeMin) {
+    if (node_.disk.contents(kStoreFile, at, 4) != "AGCP") continue;
+    for (const std::uint64_t offset : {at + 9, at + kPageSize + 9}) {
+      node_.disk.flip(kStoreFile, offset);
+      EXPECT_EQ(open().code(), Errc::corrupt);
+      node_.disk.flip(kStoreFile, offset);
+      refused = true;
+    }
+  }
+  EXPECT_TRUE(refused);
+  EXPECT_TRUE(open());
+}
+
+}  // namespace
+}  // namespace agro
