@@ -74,8 +74,8 @@ class PayloadPools {
   std::shared_ptr<AlignedBuffer> take(std::size_t size);
 
  private:
-  // At most 2 + 16 + 16 + 32 MiB stay idle.
-  std::array<BufferPool, 4> pools_{BufferPool(64U << 10, 32), BufferPool(1U << 20, 16),
+  // At most 4 + 16 + 16 + 32 MiB stay idle.
+  std::array<BufferPool, 4> pools_{BufferPool(128U << 10, 32), BufferPool(1U << 20, 16),
                                    BufferPool(4U << 20, 4), BufferPool(32U << 20, 1)};
 };
 

@@ -30,6 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   // Whatever came, the next client is served.
   TestClient next(fixture);
   next.attach("volume");
-  AGRO_ASSERT(next.ask({.command = Command::cache, .cookie = 1, .offset = 0, .size = 1}).cookie == 1);
+  AGRO_ASSERT(next.ask({.command = Command::cache, .cookie = 1, .offset = 0, .size = 1}).cookie ==
+              1);
   return 0;
 }

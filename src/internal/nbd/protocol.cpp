@@ -262,8 +262,8 @@ Result<ChunkHeader> decode_chunk_header(ConstBytes bytes) {
 }
 
 std::size_t encode_offset_data_header(MutableBytes out, std::uint64_t cookie, std::uint64_t offset,
-                                      std::uint32_t size) {
-  encode_chunk_header(out, {.flags = kChunkDone,
+                                      std::uint32_t size, ChunkPlace place) {
+  encode_chunk_header(out, {.flags = place == ChunkPlace::last ? kChunkDone : std::uint16_t{0},
                             .type = ChunkType::offset_data,
                             .cookie = cookie,
                             .size = static_cast<std::uint32_t>(size + sizeof offset)});

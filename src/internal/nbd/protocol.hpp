@@ -188,6 +188,7 @@ enum class ChunkType : std::uint16_t {
   error_offset = 0x8002,
 };
 inline constexpr std::uint16_t kChunkDone = 1 << 0;
+enum class ChunkPlace : bool { earlier, last };  // in its reply
 
 inline constexpr std::size_t kRequestSize = 28;
 inline constexpr std::size_t kSimpleReplySize = 16;
@@ -229,9 +230,9 @@ std::size_t encode_simple_reply(MutableBytes out, const SimpleReply& reply);
 Result<SimpleReply> decode_simple_reply(ConstBytes bytes);
 std::size_t encode_chunk_header(MutableBytes out, const ChunkHeader& header);
 Result<ChunkHeader> decode_chunk_header(ConstBytes bytes);
-/// Head of the one and last chunk of a read: `size` bytes from `offset` follow.
+/// Head of a chunk of a read, the last one or not: `size` bytes from `offset` follow.
 std::size_t encode_offset_data_header(MutableBytes out, std::uint64_t cookie, std::uint64_t offset,
-                                      std::uint32_t size);
+                                      std::uint32_t size, ChunkPlace place = ChunkPlace::last);
 /// A whole last error chunk; `message` is cut to what fits in `out` and in a string.
 std::size_t encode_error_chunk(MutableBytes out, std::uint64_t cookie, WireError error,
                                std::string_view message);

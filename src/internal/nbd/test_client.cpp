@@ -197,7 +197,12 @@ Answer TestClient::receive_answer(std::size_t size) {
     const ConstBytes bytes = as_bytes(payload);
     answer.structured = true;
     answer.cookie = chunk->cookie;
-    if (chunk->type == ChunkType::offset_data) answer.data += payload.substr(8);
+    if (chunk->type == ChunkType::offset_data) {
+      const auto offset = load_be<std::uint64_t>(bytes);
+      if (answer.data_chunk_count++ == 0) answer.offset = offset;
+      AGRO_ASSERT(offset == answer.offset + answer.data.size());  // we send them in order
+      answer.data += payload.substr(8);
+    }
     if (chunk->type == ChunkType::error) {
       answer.error = static_cast<WireError>(load_be<std::uint32_t>(bytes));
       answer.message = payload.substr(6, load_be<std::uint16_t>(bytes.subspan(4)));

@@ -98,6 +98,8 @@ struct Answer {
   std::string data;
   std::vector<StatusDescriptor> extents;
   bool structured = false;
+  std::uint64_t offset = 0;  // of the first data chunk
+  std::size_t data_chunk_count = 0;
 };
 
 struct OptionAnswer {

@@ -17,6 +17,9 @@ constexpr std::size_t kJobCountMax = 256;
 constexpr std::size_t kQueuedSizeMax = 64U << 20;
 /// Reads up to this size go straight into the reply queue's arena.
 constexpr std::size_t kSmallReadMax = 64U << 10;
+/// Longer reads are answered in pieces, where the protocol can say so: a piece is still in the
+/// core's cache when the socket takes it, and the client copies one while we read the next.
+constexpr std::size_t kPieceSize = 128U << 10;
 /// A round's replies leave when they are this large, though more requests are in the buffer.
 constexpr std::size_t kRoundSizeMax = 1U << 20;
 constexpr std::size_t kRoundPartCountMax = 256;
@@ -190,6 +193,12 @@ Task<bool> Transmission::serve_buffered() {
       continue;
     }
     if (input_.size() < kRequestSize + payload_size) co_return false;
+    if (request.command == Command::read && request.size > kPieceSize &&
+        session_.structured_replies && (request.flags & kDontFragment) == 0) {
+      input_.consume(kRequestSize);
+      co_await serve_in_pieces(request);
+      continue;
+    }
     serve(request, input_.bytes().subspan(kRequestSize, payload_size));
     input_.consume(kRequestSize + payload_size);
     expects_large_ = false;
@@ -198,6 +207,34 @@ Task<bool> Transmission::serve_buffered() {
     }
   }
   co_return false;
+}
+
+/// Sends chunks of a long read while the device answers at once; the rest is served as any other
+/// read is.
+Awaitable<void> Transmission::serve_in_pieces(Request request) {
+  metrics_.reads_total.add();
+  metrics_.read_bytes_total.add(request.size);
+  if (refuse(request)) co_return;
+  ++job_count_;  // so that nobody takes us for idle between two pieces
+  while (request.size > kPieceSize && !is_broken_) {
+    std::shared_ptr<AlignedBuffer> buffer = pools_.take(kPieceSize);
+    const MutableBytes piece = buffer->bytes().first(kPieceSize);
+    const std::optional<Result<void>> done = device_.try_read(request.offset, piece);
+    if (!done.has_value() || !done->has_value()) break;
+    queue_.commit(encode_offset_data_header(queue_.reserve(kOffsetDataHeaderSize), request.cookie,
+                                            request.offset, kPieceSize, ChunkPlace::earlier));
+    queue_.append(std::move(buffer), piece);
+    request.offset += kPieceSize;
+    request.size -= kPieceSize;
+    if (!is_sending_) {
+      jobs_.spawn(send_job());
+      co_await yield_to_loop();
+    }
+    // One piece on its way and one ready: more of them would only leave the cache again.
+    while (is_sending_ && queue_.size() >= kPieceSize) co_await progress_.wait();
+  }
+  start_read(request);
+  --job_count_;
 }
 
 /// A payload that the input buffer cannot hold goes into a buffer of its own.
@@ -238,15 +275,7 @@ void Transmission::serve(const Request& request, ConstBytes payload) {
   }
   (request.command == Command::flush ? metrics_.flushes_total : metrics_.other_requests_total)
       .add();
-  if (is_stopping_) {
-    reply_error(request, WireError::eshutdown, "the server is shutting down");
-    return;
-  }
-  const Rejection rejection = check(request, device_, session_);
-  if (rejection.error != WireError::none) {
-    reply_error(request, rejection.error, rejection.reason);
-    return;
-  }
+  if (refuse(request)) return;
   if (request.size == 0 && request.command != Command::flush) {
     reply(request, {});
   } else if (request.command == Command::block_status) {
@@ -256,18 +285,22 @@ void Transmission::serve(const Request& request, ConstBytes payload) {
   }
 }
 
+bool Transmission::refuse(const Request& request) {
+  const Rejection rejection = is_stopping_
+                                  ? Rejection{WireError::eshutdown, "the server is shutting down"}
+                                  : check(request, device_, session_);
+  if (rejection.error == WireError::none) return false;
+  reply_error(request, rejection.error, rejection.reason);
+  return true;
+}
+
 void Transmission::serve_read(const Request& request) {
   metrics_.reads_total.add();
   metrics_.read_bytes_total.add(request.size);
-  if (is_stopping_) {
-    reply_error(request, WireError::eshutdown, "the server is shutting down");
-    return;
-  }
-  const Rejection rejection = check(request, device_, session_);
-  if (rejection.error != WireError::none) {
-    reply_error(request, rejection.error, rejection.reason);
-    return;
-  }
+  if (!refuse(request)) start_read(request);
+}
+
+void Transmission::start_read(const Request& request) {
   if (request.size == 0) {
     reply_read(request, nullptr);
     return;
@@ -310,15 +343,7 @@ void Transmission::serve_write(const Request& request, ConstBytes payload,
                                std::shared_ptr<AlignedBuffer> owner) {
   metrics_.writes_total.add();
   metrics_.written_bytes_total.add(request.size);
-  if (is_stopping_) {
-    reply_error(request, WireError::eshutdown, "the server is shutting down");
-    return;
-  }
-  const Rejection rejection = check(request, device_, session_);
-  if (rejection.error != WireError::none) {
-    reply_error(request, rejection.error, rejection.reason);
-    return;
-  }
+  if (refuse(request)) return;
   if (payload.empty()) {
     reply(request, {});
     return;

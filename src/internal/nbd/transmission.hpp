@@ -51,10 +51,15 @@ class Transmission {
   Task<void> read_requests();
   Task<bool> serve_buffered();
   Task<void> receive_large_write(Request request);
+  Awaitable<void> serve_in_pieces(Request request);
   Awaitable<void> wait_for_room();
 
   void serve(const Request& request, ConstBytes payload);
   void serve_read(const Request& request);
+  /// Shape: a request that is legal.
+  void start_read(const Request& request);
+  /// What refuses a request before the device sees it.
+  bool refuse(const Request& request);
   /// `owner` keeps the payload alive, if it is not in the input buffer.
   void serve_write(const Request& request, ConstBytes payload,
                    std::shared_ptr<AlignedBuffer> owner);
