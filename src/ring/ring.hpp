@@ -28,7 +28,8 @@ class Ring {
   virtual RingKind kind() const = 0;
   /// Grows by one at every change.
   virtual std::uint64_t version() const = 0;
-  /// How many copies a block has. At most members().size(), but for empty rings.
+  /// How many copies a block has. More than members().size() while a cluster still grows: writes then
+  /// have no quorum.
   virtual std::uint32_t replication() const = 0;
   /// Sorted by id, without repetition.
   virtual const std::vector<RingMember>& members() const = 0;
@@ -44,8 +45,8 @@ class Ring {
   virtual const RingSpec& spec() const = 0;
 };
 
-/// Errors: invalid_argument (members doubled, replication 0 or above the member count, single with
-/// other than one member, a weight of 0, union without two parts that are no unions). A union's
+/// Errors: invalid_argument (members doubled, replication 0, single with other than one member or
+/// copy, a weight of 0, union without two parts that are no unions). A union's
 /// members are those of its parts: leave them empty.
 Result<std::shared_ptr<const Ring>> make_ring(RingSpec spec);
 

@@ -96,7 +96,7 @@ TEST(RingTest, BadSpecs) {
   unknown.kind = static_cast<RingKind>(77);
   const std::vector<std::pair<RingSpec, std::string>> cases = {
       {spec_of(RingKind::mod, 0, 1, 2), "at least one copy"},
-      {spec_of(RingKind::mod, 3, 1, 2), "cannot hold 3 copies"},
+      {spec_of(RingKind::single, 2, 1, 1), "holds one copy"},
       {spec_of(RingKind::ketama, 1, 1, 0), "needs a member"},
       {spec_of(RingKind::single, 1, 1, 2), "one member, not 2"},
       {spec_of(RingKind::empty, 1, 1, 1), "has no members"},

@@ -1,0 +1,173 @@
+// agro: the server. One peer of a cluster, or with `standalone` a whole one-machine cluster.
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "agro/standalone.hpp"
+#include "base/units.hpp"
+#include "common/program.hpp"
+#include "distributor/peer_address.hpp"
+#include "internal/http/metrics_server.hpp"
+#include "metadata/open.hpp"
+#include "node/peer_node.hpp"
+
+namespace agro {
+namespace {
+
+struct PeerOptions {
+  MetadataChoice metadata;
+  std::string data_dir;
+  std::vector<std::string> addresses;
+  std::vector<std::string> metrics;
+  std::uint64_t size = 0;
+  std::string storage = "mmap";
+  bool auto_join = false;
+  PeerLabels labels;
+};
+
+Result<PeerNodeOptions> node_options(const PeerOptions& options) {
+  PeerNodeOptions node;
+  node.data_dir = options.data_dir;
+  AGRO_TRY(node.storage, parse_storage_kind(options.storage));
+  node.size = options.size;
+  for (const std::string& text : options.addresses) {
+    AGRO_TRY(const Address address, parse_peer_address(text));
+    node.addresses.push_back(address);
+  }
+  node.labels = options.labels;
+  node.auto_join = options.auto_join;
+  return node;
+}
+
+Task<void> serve_peer(SystemEnv& system, Kv& kv, PeerOptions options) {
+  Env& env = system.env();
+  AGRO_CO_TRY(PeerNodeOptions wanted, node_options(options));
+  if (wanted.storage == StorageKind::mmap) {
+    AGRO_CO_TRY_OK(co_await env.disk.make_directories(options.data_dir));
+  }
+  AGRO_CO_TRY(const std::unique_ptr<PeerNode> node,
+              co_await PeerNode::start(env, kv, std::move(wanted)));
+  http::MetricsServer metrics(env, [&env, &node] {
+    const StoreStats stats = node->stats();
+    env.metrics.get("agro_store_size_bytes").value = stats.size;
+    env.metrics.get("agro_store_used_bytes").value = stats.used;
+    env.metrics.get("agro_store_blocks").value = stats.block_count;
+    env.metrics.get("agro_store_index_bytes").value = stats.index_bytes;
+    env.metrics.get("agro_store_syncs_total").value = stats.sync_count;
+    env.metrics.get("agro_store_written_bytes_total").value = stats.bytes_written;
+  });
+  Result<void> outcome;
+  for (const std::string& text : options.metrics) {
+    const Result<Address> address = parse_address(text);
+    if (!address.has_value()) outcome = fail(address.error());
+    if (!outcome.has_value()) break;
+    const Result<Address> bound = co_await metrics.listen(*address);
+    if (!bound.has_value()) outcome = fail(bound.error());
+  }
+  if (outcome.has_value()) {
+    std::printf("agro %s: peer %s", AGRO_VERSION, node->id().to_string().c_str());
+    for (const Address& address : node->addresses()) {
+      std::printf(" %s", format_peer_address(address).c_str());
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+    while (!system.stop_requested()) co_await system.stop_event().wait();
+  }
+  co_await metrics.stop();
+  Result<void> stopped = co_await node->stop();
+  co_return outcome.has_value() ? stopped : outcome;
+}
+
+Task<void> run_peer(SystemEnv& system, PeerOptions options) {
+  AGRO_CO_TRY(const std::string uri, metadata_uri(options.metadata));
+  AGRO_CO_TRY(const std::unique_ptr<Kv> kv, co_await open_kv(system.env(), uri, false));
+  Result<void> served = co_await serve_peer(system, *kv, std::move(options));
+  Result<void> closed = co_await kv->close();
+  co_return served.has_value() ? closed : served;
+}
+
+void add_standalone_options(CLI::App& app, StandaloneOptions& options) {
+  app.add_option("--data-dir", options.data_dir, "directory of metadata and peers; made when missing")
+      ->required();
+  app.add_option("--peers", options.peer_count, "number of peers, each with its own store (default 3)")
+      ->check(CLI::Range(1, 64));
+  app.add_option("--replication", options.replication, "copies of each block (default 2)")
+      ->check(CLI::Range(1, 16));
+  options.size = 20 * kGiB;
+  add_size_option(app, "--size", options.size,
+                  "most that each peer may use (default 20GiB); files grow as needed");
+  app.add_option("--storage", options.storage, "mmap: files; temp: memory, lost at the end")
+      ->check(CLI::IsMember({"mmap", "temp"}));
+  add_size_option(app, "--block-size", options.block_size,
+                  "largest block, a power of two, 64KiB to 16MiB (default 1MiB; fixed at first start)");
+  app.add_option("--nbd", options.nbd, "serve NBD here too: unix:PATH or tcp:HOST:PORT");
+  app.add_option("--metrics", options.metrics, "serve metrics here too: unix:PATH or tcp:HOST:PORT");
+  app.add_option("--create-volume", options.create_volumes,
+                 "NAME=SIZE: make this volume when there is none of that name");
+  options.read_cache = 64 * kMiB;
+  add_size_option(app, "--read-cache", options.read_cache,
+                  "memory per open volume for sectors read (default 64MiB)");
+  options.write_buffer = 64 * kMiB;
+  add_size_option(app, "--write-buffer", options.write_buffer,
+                  "memory per open volume for writes on their way (default 64MiB)");
+}
+
+void add_peer_options(CLI::App& app, PeerOptions& options) {
+  add_metadata_options(app, options.metadata);
+  app.add_option("--data-dir", options.data_dir, "directory of the peer's store; made when missing");
+  app.add_option("--peer-address", options.addresses,
+                 "listen for peers and clients: adp://HOST:PORT or adp+unix:PATH");
+  add_size_option(app, "--size", options.size, "most that the store may use");
+  app.add_option("--storage", options.storage, "mmap: files; temp: memory, lost at the end")
+      ->check(CLI::IsMember({"mmap", "temp"}));
+  app.add_option("--metrics", options.metrics, "serve metrics: unix:PATH or tcp:HOST:PORT");
+  app.add_flag("--auto-join", options.auto_join, "add this peer to the ring");
+  app.add_option("--zone", options.labels.zone, "failure domain: zone");
+  app.add_option("--rack", options.labels.rack, "failure domain: rack");
+  app.add_option("--host-label", options.labels.host, "failure domain: host");
+}
+
+/// What CLI11 cannot say: which options a peer needs, and what sizes are possible.
+std::string missing_option(const PeerOptions& options) {
+  if (options.data_dir.empty() && options.storage != "temp") return "--data-dir is required";
+  if (options.addresses.empty()) return "--peer-address is required";
+  if (options.size == 0) return "--size is required";
+  return "";
+}
+
+std::string bad_size(const StandaloneOptions& options) {
+  const std::uint64_t size = options.block_size;
+  if (size != 0 && (size < kBlockSizeMin || size > kBlockSizeMax || (size & (size - 1)) != 0)) {
+    return "--block-size must be a power of two from 64KiB to 16MiB";
+  }
+  if (options.write_buffer < 4 * kMiB) return "--write-buffer must be at least 4MiB";
+  return "";
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"agro: a peer of a block storage cluster, or a whole one on this machine", "agro"};
+  app.set_version_flag("--version", std::string("agro ") + AGRO_VERSION);
+  bool verbose = false;
+  app.add_flag("-v,--verbose", verbose, "log more to standard error");
+  PeerOptions peer;
+  add_peer_options(app, peer);
+  StandaloneOptions standalone;
+  CLI::App* alone = app.add_subcommand("standalone", "metadata, peers and NBD server in one process");
+  alone->fallthrough();
+  add_standalone_options(*alone, standalone);
+  if (const int status = parse_command_line(app, argc, argv); status >= 0) return status;
+  log_to_standard_error("agro", verbose);
+  const std::string complaint = alone->parsed() ? bad_size(standalone) : missing_option(peer);
+  if (!complaint.empty()) {
+    std::fprintf(stderr, "agro: %s (see agro --help)\n", complaint.c_str());
+    return 1;
+  }
+  SystemEnv system;
+  if (alone->parsed()) return run_program("agro", system, run_standalone(system, standalone));
+  return run_program("agro", system, run_peer(system, peer));
+}
+
+}  // namespace
+}  // namespace agro
+
+int main(int argc, char** argv) { return agro::run(argc, argv); }

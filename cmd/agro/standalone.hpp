@@ -1,0 +1,29 @@
+// agro standalone: metadata, peers and NBD server in one process.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/system_env.hpp"
+
+namespace agro {
+
+struct StandaloneOptions {
+  std::string data_dir;
+  std::uint32_t peer_count = 0;       // 0: what is there, else 3
+  std::uint32_t replication = 0;      // 0: what is there, else 2
+  std::uint64_t size = 0;             // bytes a peer may use
+  std::string storage = "mmap";
+  std::uint64_t block_size = 0;       // 0: what is there, else 1 MiB
+  std::vector<std::string> nbd;       // beside DIR/nbd.sock
+  std::vector<std::string> metrics;   // beside DIR/metrics.sock
+  std::vector<std::string> create_volumes;  // NAME=SIZE, when there is none of that name
+  std::uint64_t read_cache = 0;       // bytes
+  std::uint64_t write_buffer = 0;     // bytes
+};
+
+/// Runs until SIGINT or SIGTERM. Errors: whatever kept it from starting or from a clean stop.
+Task<void> run_standalone(SystemEnv& system, StandaloneOptions options);
+
+}  // namespace agro

@@ -1,0 +1,105 @@
+// agroblock: the client daemon. `nbdserve` serves volumes over NBD, through ADP to the peers.
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "base/units.hpp"
+#include "common/program.hpp"
+#include "common/serving.hpp"
+#include "metadata/open.hpp"
+
+namespace agro {
+namespace {
+
+struct ServeOptions {
+  MetadataChoice metadata;
+  std::vector<std::string> listen;
+  std::vector<std::string> metrics;
+  std::vector<std::string> volumes;
+  std::uint64_t read_cache = 64 * kMiB;
+  std::uint64_t write_buffer = 64 * kMiB;
+};
+
+Result<std::vector<Address>> parse_all(const std::vector<std::string>& texts) {
+  std::vector<Address> addresses;
+  for (const std::string& text : texts) {
+    AGRO_TRY(const Address address, parse_address(text));
+    addresses.push_back(address);
+  }
+  return addresses;
+}
+
+Task<void> check_volumes(Serving& serving, const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    AGRO_CO_TRY([[maybe_unused]] const VolumeRecord volume,
+                co_await serving.cluster().metadata().find_volume(name));
+  }
+  co_return Result<void>();
+}
+
+Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
+  AGRO_CO_TRY(const std::vector<Address> listen, parse_all(options.listen));
+  AGRO_CO_TRY(const std::vector<Address> metrics, parse_all(options.metrics));
+  VolumeManagerOptions manager;
+  manager.holder = holder_name("agroblock");
+  manager.names.insert(options.volumes.begin(), options.volumes.end());
+  manager.volume.read_cache_size = options.read_cache;
+  manager.volume.in_flight_size_max = options.write_buffer;
+  AGRO_CO_TRY(const std::unique_ptr<Serving> serving,
+              co_await Serving::start(system.env(), kv, std::move(manager)));
+  Result<void> outcome = co_await check_volumes(*serving, options.volumes);
+  if (outcome.has_value()) outcome = co_await serving->listen_nbd(listen);
+  if (outcome.has_value()) outcome = co_await serving->listen_metrics(metrics);
+  if (outcome.has_value()) {
+    for (const Address& address : listen) {
+      std::printf("agroblock %s: serving NBD on %s\n", AGRO_VERSION, address.to_string().c_str());
+    }
+    std::fflush(stdout);
+    co_await serve_until_stopped(system, *serving);
+  }
+  Result<void> stopped = co_await serving->stop();
+  co_return outcome.has_value() ? stopped : outcome;
+}
+
+Task<void> run_serve(SystemEnv& system, ServeOptions options) {
+  AGRO_CO_TRY(const std::string uri, metadata_uri(options.metadata));
+  AGRO_CO_TRY(const std::unique_ptr<Kv> kv, co_await open_kv(system.env(), uri, false));
+  Result<void> served = co_await serve(system, *kv, std::move(options));
+  Result<void> closed = co_await kv->close();
+  co_return served.has_value() ? closed : served;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"agroblock: serves agro volumes as block devices", "agroblock"};
+  app.set_version_flag("--version", std::string("agroblock ") + AGRO_VERSION);
+  app.require_subcommand(1);
+  bool verbose = false;
+  app.add_flag("-v,--verbose", verbose, "log more to standard error");
+  ServeOptions options;
+  add_metadata_options(app, options.metadata);
+  CLI::App* serve_command = app.add_subcommand("nbdserve", "serve volumes over NBD");
+  serve_command->fallthrough();
+  serve_command->add_option("-l,--listen", options.listen,
+                            "unix:PATH or tcp:HOST:PORT (default tcp:127.0.0.1:10809)");
+  serve_command->add_option("--metrics", options.metrics,
+                            "serve metrics: unix:PATH or tcp:HOST:PORT");
+  serve_command->add_option("volumes", options.volumes, "volumes to serve (default: all)");
+  add_size_option(*serve_command, "--read-cache", options.read_cache,
+                  "memory per open volume for sectors read (default 64MiB)");
+  add_size_option(*serve_command, "--write-buffer", options.write_buffer,
+                  "memory per open volume for writes on their way (default 64MiB)");
+  if (const int status = parse_command_line(app, argc, argv); status >= 0) return status;
+  if (options.listen.empty()) options.listen = {"tcp:127.0.0.1:10809"};
+  if (options.write_buffer < 4 * kMiB) {
+    std::fprintf(stderr, "agroblock: --write-buffer must be at least 4MiB\n");
+    return 1;
+  }
+  log_to_standard_error("agroblock", verbose);
+  SystemEnv system;
+  return run_program("agroblock", system, run_serve(system, options));
+}
+
+}  // namespace
+}  // namespace agro
+
+int main(int argc, char** argv) { return agro::run(argc, argv); }

@@ -1,0 +1,130 @@
+#include "common/program.hpp"
+
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <toml++/toml.h>
+
+#include "base/log.hpp"
+#include "base/units.hpp"
+
+namespace agro {
+namespace {
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+/// The config file to read; empty when there is none.
+Result<std::string> config_path(const MetadataChoice& choice) {
+  std::string named = choice.config.empty() ? environment("AGRO_CONFIG") : choice.config;
+  std::error_code ignored;
+  if (!named.empty()) {
+    if (std::filesystem::exists(named, ignored)) return named;
+    return fail(Errc::not_found, fmt::format("config file {} does not exist", named));
+  }
+  for (const std::string& path :
+       {environment("HOME") + "/.config/agro/config.toml", std::string("/etc/agro/config.toml")}) {
+    if (std::filesystem::exists(path, ignored)) return path;
+  }
+  return std::string();
+}
+
+Result<std::string> uri_of_profile(const std::string& path, std::string profile) {
+  toml::table config;
+  try {
+    config = toml::parse_file(path);
+  } catch (const toml::parse_error& error) {
+    return fail(Errc::invalid_argument,
+                fmt::format("config file {}, line {}: {}", path, error.source().begin.line,
+                            error.description()));
+  }
+  if (profile.empty()) profile = config["default_profile"].value_or(std::string("default"));
+  const auto uri = config["profiles"][profile]["metadata"].value<std::string>();
+  if (uri) return *uri;
+  return fail(Errc::not_found,
+              fmt::format("config file {} has no 'metadata' under [profiles.{}]", path, profile));
+}
+
+}  // namespace
+
+void add_metadata_options(CLI::App& app, MetadataChoice& choice) {
+  app.add_option("-C,--metadata", choice.uri,
+                 "metadata store: sqlite:PATH or temp: (or AGRO_METADATA, or a profile)");
+  app.add_option("--profile", choice.profile, "profile of the config file to use");
+  app.add_option("--config", choice.config,
+                 "config file (or AGRO_CONFIG; default ~/.config/agro/config.toml, then "
+                 "/etc/agro/config.toml)");
+}
+
+Result<std::string> metadata_uri(const MetadataChoice& choice) {
+  if (!choice.uri.empty()) return choice.uri;
+  if (choice.profile.empty()) {
+    if (std::string uri = environment("AGRO_METADATA"); !uri.empty()) return uri;
+  }
+  AGRO_TRY(const std::string path, config_path(choice));
+  if (!path.empty()) return uri_of_profile(path, choice.profile);
+  return fail(Errc::invalid_argument,
+              "no metadata store given: use --metadata sqlite:PATH, set AGRO_METADATA, or write "
+              "~/.config/agro/config.toml");
+}
+
+int parse_command_line(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+    return -1;
+  } catch (const CLI::Success& wanted) {
+    return app.exit(wanted);
+  } catch (const CLI::ParseError& error) {
+    std::fprintf(stderr, "%s: %s (see %s --help)\n", app.get_name().c_str(), error.what(),
+                 app.get_name().c_str());
+    return 1;
+  }
+}
+
+int run_program(const char* program, SystemEnv& system, Task<void> main) {
+  const Result<void> result = system.run(std::move(main));
+  if (result.has_value()) return 0;
+  std::fflush(stdout);
+  std::fprintf(stderr, "%s: %s\n", program, result.error().message.c_str());
+  return 1;
+}
+
+void log_to_standard_error(const char* program, bool verbose) {
+  auto logger = spdlog::stderr_color_mt(program);
+  logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %n %^%l%$: %v");
+  logger->set_level(verbose ? spdlog::level::debug : spdlog::level::warn);
+  set_log_sink([logger](LogLevel level, std::string_view line) {
+    static constexpr std::array kLevels = {spdlog::level::debug, spdlog::level::info,
+                                           spdlog::level::warn, spdlog::level::err};
+    logger->log(kLevels[static_cast<std::size_t>(level)], line);
+  });
+}
+
+CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::uint64_t& size,
+                             const std::string& help) {
+  CLI::Option* option = app.add_option_function<std::string>(
+      name,
+      [&size, name](const std::string& text) {
+        const Result<std::uint64_t> parsed = parse_size(text);
+        if (!parsed.has_value()) throw CLI::ValidationError(name, parsed.error().message);
+        size = *parsed;
+      },
+      help);
+  return option->type_name("SIZE");
+}
+
+std::string holder_name(const char* program) {
+  std::array<char, 256> host{};
+  if (gethostname(host.data(), host.size() - 1) != 0) host = {"unknown"};
+  return fmt::format("{} on {}, pid {}", program, host.data(), getpid());
+}
+
+}  // namespace agro

@@ -1,0 +1,43 @@
+// What the programs share: exit codes, the metadata URI from flag, environment or profile, logging.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "base/system_env.hpp"
+
+namespace agro {
+
+/// Where the metadata store is, as the user said it.
+struct MetadataChoice {
+  std::string uri;      // --metadata, -C
+  std::string profile;  // --profile
+  std::string config;   // --config
+};
+
+/// Adds --metadata/-C, --profile and --config.
+void add_metadata_options(CLI::App& app, MetadataChoice& choice);
+
+/// The URI: the flag, else AGRO_METADATA, else the profile of the config file (--config,
+/// AGRO_CONFIG, ~/.config/agro/config.toml, /etc/agro/config.toml), else its default profile.
+/// Errors: invalid_argument, with what to do; not_found (no such profile or file).
+Result<std::string> metadata_uri(const MetadataChoice& choice);
+
+/// Parses the command line. Returns -1 to go on, else the exit status: 0 after --help, 1 after an
+/// error, of which one line was printed.
+int parse_command_line(CLI::App& app, int argc, char** argv);
+
+/// Runs the program's task; prints "PROGRAM: error" and returns 1 when it fails.
+int run_program(const char* program, SystemEnv& system, Task<void> main);
+
+/// Sends log lines to standard error; warnings and errors only, or everything when verbose.
+void log_to_standard_error(const char* program, bool verbose);
+
+/// Options that take sizes: "10GiB". Parsing errors are the command line's.
+CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::uint64_t& size,
+                             const std::string& help);
+
+/// "agroblock on host7, pid 4711".
+std::string holder_name(const char* program);
+
+}  // namespace agro

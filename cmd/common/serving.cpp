@@ -1,0 +1,105 @@
+#include "common/serving.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "base/units.hpp"
+
+namespace agro {
+
+Task<std::unique_ptr<Serving>> Serving::start(Env& env, Kv& kv, VolumeManagerOptions options) {
+  std::unique_ptr<Serving> serving(new Serving(env));
+  AGRO_CO_TRY(serving->cluster_, co_await ClusterClient::start(env, kv));
+  serving->manager_ =
+      std::make_unique<VolumeManager>(env, kv, *serving->cluster_, std::move(options));
+  serving->server_ =
+      std::make_unique<nbd::Server>(env.executor, env.clock, env.metrics, *serving->manager_);
+  serving->metrics_server_ = std::make_unique<http::MetricsServer>(
+      env, [self = serving.get()] { self->collect_metrics(); });
+  co_return std::move(serving);
+}
+
+Task<void> Serving::listen_nbd(std::vector<Address> addresses) {
+  for (const Address& address : addresses) {
+    AGRO_CO_TRY([[maybe_unused]] const Address bound, co_await server_->listen(env_.network, address));
+  }
+  co_return Result<void>();
+}
+
+Task<void> Serving::listen_metrics(std::vector<Address> addresses) {
+  for (const Address& address : addresses) {
+    AGRO_CO_TRY([[maybe_unused]] const Address bound, co_await metrics_server_->listen(address));
+  }
+  co_return Result<void>();
+}
+
+namespace {
+
+Job stop_server(nbd::Server& server) { co_await server.stop(); }
+
+}  // namespace
+
+Task<void> Serving::stop() {
+  // A request that waits in a suspended volume ends when the manager closes the volume.
+  TaskGroup group(env_.executor);
+  group.spawn(stop_server(*server_));
+  Result<void> result = co_await manager_->stop();
+  co_await group.join();
+  co_await metrics_server_->stop();
+  co_await cluster_->stop();
+  co_return result;
+}
+
+void Serving::collect_metrics() {
+  for (const VolumeManager::Attached& one : manager_->attached()) {
+    const auto set = [&](const char* name, std::uint64_t value) {
+      env_.metrics.get(fmt::format("{}{{volume=\"{}\"}}", name, one.name)).value = value;
+    };
+    set("agro_volume_mapped_bytes", one.status.mapped_bytes);
+    set("agro_volume_stored_bytes", one.status.stored_bytes);
+    set("agro_volume_blocks", one.status.block_count);
+    set("agro_volume_map_memory_bytes", one.status.map_memory_bytes);
+    set("agro_volume_log_bytes", one.status.log_bytes);
+    set("agro_volume_suspended", one.status.suspended.empty() ? 0 : 1);
+    set("agro_volume_failed", one.status.failed.empty() ? 0 : 1);
+  }
+  const Space space = cluster_->distributor().space();
+  env_.metrics.get("agro_space_size_bytes").value = space.size;
+  env_.metrics.get("agro_space_used_bytes").value = space.used;
+}
+
+std::string Serving::status_line(double seconds) {
+  const std::uint64_t read = env_.metrics.value("agro_volume_read_bytes_total");
+  const std::uint64_t written = env_.metrics.value("agro_volume_written_bytes_total");
+  const auto rate = [seconds](std::uint64_t now, std::uint64_t before) {
+    return format_size(static_cast<std::uint64_t>(static_cast<double>(now - before) / seconds));
+  };
+  const Space space = cluster_->distributor().space();
+  std::string line = fmt::format(
+      "{} volumes | {} attached | read {}/s | write {}/s | stores {} of {}",
+      cluster_->view().volumes.size(), manager_->attached().size(), rate(read, read_before_),
+      rate(written, written_before_), format_size(space.used), format_size(space.size));
+  for (const VolumeManager::Attached& one : manager_->attached()) {
+    if (!one.status.failed.empty()) line += fmt::format(" | {} FAILED: {}", one.name, one.status.failed);
+    else if (!one.status.suspended.empty()) line += fmt::format(" | {} waits: {}", one.name, one.status.suspended);
+  }
+  read_before_ = read;
+  written_before_ = written;
+  return line;
+}
+
+Awaitable<void> serve_until_stopped(SystemEnv& system, Serving& serving) {
+  const bool terminal = isatty(STDOUT_FILENO) != 0;
+  Clock& clock = system.env().clock;
+  while (!system.stop_requested()) {
+    co_await wait_until(system.stop_event(), clock, clock.now() + std::chrono::seconds(1));
+    if (!terminal) continue;
+    std::printf("\r\033[K%s", serving.status_line(1.0).c_str());
+    std::fflush(stdout);
+  }
+  if (terminal) std::printf("\n");
+}
+
+}  // namespace agro

@@ -1,0 +1,139 @@
+#include "node/cluster_client.hpp"
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "distributor/peer_address.hpp"
+#include "distributor/protocols/adp/adp_peer.hpp"
+#include "ring/ring.hpp"
+
+namespace agro {
+
+Task<std::unique_ptr<ClusterClient>> ClusterClient::start(Env& env, Kv& kv,
+                                                          DistributorOptions options) {
+  std::unique_ptr<ClusterClient> client(new ClusterClient(env, kv));
+  AGRO_CO_TRY(client->view_, co_await client->metadata_.view());
+  if (!client->view_.cluster) {
+    co_return fail(Errc::not_found, "the metadata store holds no cluster; run 'agroctl init'");
+  }
+  client->distributor_ =
+      std::make_unique<Distributor>(env, client->view_.cluster->block_size, options);
+  client->apply();
+  client->jobs_.spawn(client->follow());
+  co_return std::move(client);
+}
+
+ClusterClient::~ClusterClient() = default;
+
+void ClusterClient::add_local_peer(std::shared_ptr<PeerService> service) {
+  const PeerId id = service->id();
+  local_[id] = std::make_shared<LocalPeer>(std::move(service));
+  apply();
+}
+
+std::shared_ptr<Peer> ClusterClient::peer(const PeerId& id) const {
+  if (const auto found = local_.find(id); found != local_.end()) return found->second;
+  const auto found = remote_.find(id);
+  return found == remote_.end() ? nullptr : found->second.peer;
+}
+
+std::shared_ptr<Peer> ClusterClient::peer_for(const PeerRecord& record) {
+  if (const auto found = local_.find(record.id); found != local_.end()) return found->second;
+  for (const std::string& text : record.addresses) {
+    Remote& remote = remote_[record.id];
+    if (remote.peer != nullptr && remote.address == text) return remote.peer;
+    const Result<Address> address = parse_peer_address(text);
+    if (!address) {
+      log_warning("peer {}: {}", record.id.to_string(), address.error().to_string());
+      continue;
+    }
+    if (remote.peer != nullptr) remote.peer->close();
+    AdpPeerOptions options;
+    options.cluster = view_.cluster->id;
+    options.peer = record.id;
+    options.address = *address;
+    options.block_size = view_.cluster->block_size;
+    remote = {text, std::make_shared<AdpPeer>(env_, options)};
+    return remote.peer;
+  }
+  return nullptr;
+}
+
+void ClusterClient::apply() {
+  std::map<PeerId, std::shared_ptr<Peer>> peers = local_;
+  for (const PeerView& seen : view_.peers) {
+    if (std::shared_ptr<Peer> one = peer_for(seen.record)) peers[seen.record.id] = std::move(one);
+  }
+  for (auto entry = remote_.begin(); entry != remote_.end();) {
+    const bool used = peers.contains(entry->first) && !local_.contains(entry->first);
+    if (!used && entry->second.peer != nullptr) entry->second.peer->close();
+    entry = used ? std::next(entry) : remote_.erase(entry);
+  }
+  distributor_->set_peers(std::move(peers));
+  const Result<std::shared_ptr<const Ring>> ring = make_ring(view_.ring);
+  if (ring.has_value()) {
+    distributor_->set_ring(*ring);
+  } else {
+    // The old ring goes on: placement by a ring nobody can build would lose blocks.
+    log_error("the ring in the metadata store is refused: {}", ring.error().to_string());
+  }
+}
+
+Job ClusterClient::follow() {
+  while (!stopping_) {
+    Result<std::unique_ptr<ClusterWatch>> watch = co_await metadata_.watch(view_.revision);
+    Result<void> outcome;
+    if (watch.has_value() && !stopping_) {
+      watch_ = std::move(*watch);
+      outcome = co_await watch_->changed();
+      watch_.reset();
+    } else if (!watch.has_value()) {
+      outcome = fail(std::move(watch).error());
+    }
+    if (outcome.has_value() && !stopping_) outcome = co_await refresh();
+    if (!outcome.has_value() && !stopping_) {
+      log_warning("following the metadata: {}", outcome.error().to_string());
+      co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::seconds(1));
+    }
+  }
+}
+
+Task<void> ClusterClient::refresh() {
+  AGRO_CO_TRY(ClusterView view, co_await metadata_.view());
+  if (!view.cluster || view.cluster->id != view_.cluster->id) {
+    co_return fail(Errc::cluster_mismatch, "the metadata store now holds another cluster, or none");
+  }
+  if (view.revision > view_.revision) {
+    view_ = std::move(view);
+    apply();
+    changed_.notify_all();
+  }
+  co_return Result<void>();
+}
+
+Awaitable<void> ClusterClient::wait_connected(Duration limit) {
+  const TimePoint deadline = env_.clock.now() + limit;
+  while (env_.clock.now() < deadline) {
+    const std::vector<PeerId> members = ring_peers(view_.ring);
+    const bool all = std::all_of(members.begin(), members.end(), [this](const PeerId& id) {
+      const std::shared_ptr<Peer> one = peer(id);
+      return one != nullptr && one->connected();
+    });
+    if (all) co_return;
+    co_await sleep_for(env_.clock, std::chrono::milliseconds(5));
+  }
+}
+
+Awaitable<void> ClusterClient::stop() {
+  stopping_ = true;
+  if (watch_ != nullptr) watch_->close();
+  stop_event_.notify_all();
+  co_await jobs_.join();
+  co_await distributor_->stop();
+  for (const auto& [id, remote] : remote_) {
+    if (remote.peer != nullptr) remote.peer->close();
+  }
+  for (const auto& [id, one] : local_) one->close();
+}
+
+}  // namespace agro

@@ -1,0 +1,245 @@
+#include "node/peer_node.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "base/units.hpp"
+#include "distributor/peer_address.hpp"
+#include "storage/mmap_store.hpp"
+#include "storage/temp_store.hpp"
+
+namespace agro {
+namespace {
+
+constexpr Duration kReportEvery = std::chrono::seconds(10);
+constexpr std::size_t kPurgeAtOnce = 4096;
+
+}  // namespace
+
+Result<StorageKind> parse_storage_kind(std::string_view text) {
+  if (text == "mmap") return StorageKind::mmap;
+  if (text == "temp") return StorageKind::temp;
+  return fail(Errc::invalid_argument,
+              fmt::format("unknown storage '{}'; it is mmap (files) or temp (memory)", text));
+}
+
+PeerNode::PeerNode(Env& env, Kv& kv, PeerNodeOptions options)
+    : env_(env),
+      kv_(kv),
+      metadata_(env, kv),
+      options_(std::move(options)),
+      jobs_(env.executor) {}
+
+PeerNode::~PeerNode() = default;
+
+Task<std::unique_ptr<PeerNode>> PeerNode::start(Env& env, Kv& kv, PeerNodeOptions options) {
+  std::unique_ptr<PeerNode> node(new PeerNode(env, kv, std::move(options)));
+  Result<void> begun = co_await node->begin();
+  if (!begun.has_value()) {
+    Error error = std::move(begun).error();
+    // What was opened is closed again; the reason it failed is what the caller must hear.
+    if (node->store_ != nullptr) {
+      const Result<void> stopped = co_await node->stop();
+      if (!stopped.has_value()) error.message += "; then: " + stopped.error().message;
+    }
+    co_return fail(std::move(error));
+  }
+  co_return std::move(node);
+}
+
+Task<void> PeerNode::begin() {
+  AGRO_CO_TRY(const ClusterRecord cluster, co_await metadata_.cluster());
+  AGRO_CO_TRY_OK(co_await open_store(cluster));
+  service_ = std::make_shared<PeerService>(id_, *store_, env_.metrics);
+  server_ = std::make_unique<AdpServer>(env_, cluster.id, service_);
+  for (const Address& address : options_.addresses) {
+    AGRO_CO_TRY(Address bound, co_await server_->listen(address));
+    record_addresses_.push_back(std::move(bound));
+  }
+  started_unix_ms_ = env_.clock.unix_time_ms();
+  AGRO_CO_TRY_OK(co_await register_self());
+  if (options_.auto_join) AGRO_CO_TRY_OK(co_await join_ring());
+  jobs_.spawn(keep_registered());
+  jobs_.spawn(follow_tombstones());
+  co_return Result<void>();
+}
+
+Task<void> PeerNode::open_store(const ClusterRecord& cluster) {
+  if (options_.storage == StorageKind::temp) {
+    id_ = make_uuid(env_.random);
+    store_ = make_temp_store({options_.size, cluster.block_size});
+    co_return Result<void>();
+  }
+  StoreOptions store_options;
+  store_options.directory = options_.data_dir;
+  store_options.size = options_.size;
+  store_options.block_size = cluster.block_size;
+  store_options.cluster_id = cluster.id;
+  const Result<StoreIdentity> identity =
+      co_await read_store_identity(env_.disk, options_.data_dir);
+  if (!identity.has_value() && identity.code() != Errc::not_found) co_return fail(identity.error());
+  store_options.peer_id = identity.has_value() ? identity->peer_id : make_uuid(env_.random);
+  id_ = store_options.peer_id;
+  AGRO_CO_TRY(store_, co_await open_mmap_store(env_, store_options));
+  co_return Result<void>();
+}
+
+PeerRecord PeerNode::record() const {
+  PeerRecord record;
+  record.id = id_;
+  for (const Address& address : record_addresses_) {
+    record.addresses.push_back(format_peer_address(address));
+  }
+  const StoreStats stats = store_->stats();
+  record.size = stats.size;
+  record.used = stats.used;
+  record.labels = options_.labels;
+  record.started_unix_ms = started_unix_ms_;
+  record.updated_unix_ms = env_.clock.unix_time_ms();
+  return record;
+}
+
+Task<void> PeerNode::register_self() {
+  AGRO_CO_TRY(lease_, co_await Lease::grant(env_, kv_, options_.lease_ttl));
+  const PeerRecord own = record();
+  reported_used_ = own.used;
+  co_return co_await metadata_.register_peer(own, lease_->id());
+}
+
+Task<void> PeerNode::join_ring() {
+  const Result<RingSpec> joined =
+      co_await add_to_ring(metadata_, id_, std::max<std::uint64_t>(1, options_.size / kGiB));
+  if (!joined.has_value() && joined.code() != Errc::already_exists) co_return fail(joined.error());
+  co_return Result<void>();
+}
+
+Job PeerNode::keep_registered() {
+  while (!stopping_) {
+    co_await wait_until(stop_event_, env_.clock, env_.clock.now() + kReportEvery);
+    if (stopping_) co_return;
+    Result<void> done;
+    if (lease_->lost()) {
+      log_warning("peer {}: its lease ended; registering again", id_.to_string());
+      co_await lease_->stop();
+      done = co_await register_self();
+    } else {
+      // Only a change worth knowing is written: steady operation costs no metadata writes.
+      const std::uint64_t used = store_->stats().used;
+      const std::uint64_t change = used > reported_used_ ? used - reported_used_ : reported_used_ - used;
+      if (change <= options_.size / 100) continue;
+      done = co_await metadata_.update_peer(record());
+      if (done.has_value()) reported_used_ = used;
+    }
+    if (!done.has_value()) {
+      log_warning("peer {}: registering: {}", id_.to_string(), done.error().to_string());
+    }
+  }
+}
+
+Job PeerNode::follow_tombstones() {
+  while (!stopping_) {
+    Result<ClusterView> view = co_await metadata_.view();
+    Result<void> outcome;
+    if (!view.has_value()) outcome = fail(std::move(view).error());
+    for (std::size_t index = 0; outcome.has_value() && index < view->tombstones.size(); ++index) {
+      const Tombstone& tombstone = view->tombstones[index];
+      const bool ours = std::binary_search(tombstone.peers.begin(), tombstone.peers.end(), id_);
+      if (ours && !stopping_) outcome = co_await purge(tombstone.volume);
+    }
+    if (outcome.has_value() && !stopping_) {
+      Result<std::unique_ptr<ClusterWatch>> watch = co_await metadata_.watch(view->revision);
+      if (watch.has_value() && !stopping_) {
+        watch_ = std::move(*watch);
+        outcome = co_await watch_->changed();
+        watch_.reset();
+      } else if (!watch.has_value()) {
+        outcome = fail(std::move(watch).error());
+      }
+    }
+    if (!outcome.has_value() && !stopping_) {
+      log_warning("peer {}: following deleted volumes: {}", id_.to_string(),
+                  outcome.error().to_string());
+      co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::seconds(1));
+    }
+  }
+}
+
+Task<void> PeerNode::purge(VolumeId volume) {
+  // The fence first: a writer that does not know yet can add no block behind our back.
+  AGRO_CO_TRY_OK(co_await store_->fence(volume, Epoch{UINT64_MAX}));
+  BlockFilter filter;
+  filter.volume = volume;
+  std::vector<BlockRef> refs;
+  for (const BlockInfo& block : store_->list(filter)) refs.push_back(block.ref);
+  for (std::size_t begin = 0; begin < refs.size(); begin += kPurgeAtOnce) {
+    const std::size_t end = std::min(begin + kPurgeAtOnce, refs.size());
+    std::vector<BlockRef> batch(refs.begin() + static_cast<std::ptrdiff_t>(begin),
+                                refs.begin() + static_cast<std::ptrdiff_t>(end));
+    AGRO_CO_TRY_OK(co_await store_->remove(std::move(batch)));
+  }
+  log_info("peer {}: purged {} blocks of deleted volume {}", id_.to_string(), refs.size(),
+           volume.value);
+  co_return co_await metadata_.purge_done(volume, id_);
+}
+
+Task<void> PeerNode::stop() {
+  stopping_ = true;
+  if (watch_ != nullptr) watch_->close();
+  stop_event_.notify_all();
+  if (server_ != nullptr) co_await server_->stop();
+  co_await jobs_.join();
+  if (lease_ != nullptr) co_await lease_->stop();
+  co_return co_await store_->close();
+}
+
+namespace {
+
+/// Publishes `change(ring)` as the next version, again when somebody else was quicker.
+template <class Change>
+Task<RingSpec> change_ring(Metadata& metadata, Change change) {
+  for (int attempt = 0; attempt < 16; ++attempt) {
+    AGRO_CO_TRY(RingSpec ring, co_await metadata.ring());
+    const std::uint64_t version = ring.version;
+    if (ring.kind == RingKind::union_) {
+      co_return fail(Errc::conflict, "the ring is being changed already; try again when it is done");
+    }
+    AGRO_CO_TRY_OK(change(ring));
+    ring.kind = ring.members.empty() ? RingKind::empty
+                : ring.kind == RingKind::mod ? RingKind::mod
+                                             : RingKind::ketama;
+    ring.version = version + 1;
+    const Result<void> published = co_await metadata.publish_ring(ring, version);
+    if (published.has_value()) co_return ring;
+    if (published.code() != Errc::conflict) co_return fail(published.error());
+  }
+  co_return fail(Errc::conflict, "others keep changing the ring; try again");
+}
+
+}  // namespace
+
+Task<RingSpec> add_to_ring(Metadata& metadata, PeerId peer, std::uint64_t weight) {
+  return change_ring(metadata, [peer, weight](RingSpec& ring) -> Result<void> {
+    for (const RingMember& member : ring.members) {
+      if (member.id == peer) {
+        return fail(Errc::already_exists, fmt::format("peer {} is in the ring already", peer.to_string()));
+      }
+    }
+    ring.members.push_back({peer, weight});
+    return {};
+  });
+}
+
+Task<RingSpec> remove_from_ring(Metadata& metadata, PeerId peer) {
+  return change_ring(metadata, [peer](RingSpec& ring) -> Result<void> {
+    const std::size_t erased =
+        std::erase_if(ring.members, [peer](const RingMember& member) { return member.id == peer; });
+    if (erased == 0) {
+      return fail(Errc::not_found, fmt::format("peer {} is not in the ring", peer.to_string()));
+    }
+    return {};
+  });
+}
+
+}  // namespace agro

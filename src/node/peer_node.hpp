@@ -1,0 +1,87 @@
+// Peer node: one peer as a whole: its store, its protocol servers, its place in the cluster.
+//
+// Invariants: it serves only the cluster whose id its data directory carries; it is registered under a
+// lease for as long as it serves; blocks of a volume are purged only on a tombstone's word.
+// Threading: one loop. Source: DESIGN.md sections 2, 7 and 8.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/env.hpp"
+#include "distributor/peer_service.hpp"
+#include "distributor/protocols/adp/adp_server.hpp"
+#include "metadata/lease.hpp"
+#include "metadata/metadata.hpp"
+#include "storage/block_store.hpp"
+
+namespace agro {
+
+enum class StorageKind : std::uint8_t { mmap, temp };
+/// "mmap", "temp". Errors: invalid_argument.
+Result<StorageKind> parse_storage_kind(std::string_view text);
+
+struct PeerNodeOptions {
+  std::string data_dir;
+  StorageKind storage = StorageKind::mmap;
+  std::uint64_t size = 0;            // bytes it may use
+  std::vector<Address> addresses;    // to listen on, by ADP
+  PeerLabels labels;
+  bool auto_join = false;            // add itself to the ring
+  std::chrono::milliseconds lease_ttl{10000};
+};
+
+class PeerNode {
+ public:
+  /// Opens the store, listens, registers, and joins the ring when told to. `env` and `kv` outlive it.
+  /// Errors: cluster_mismatch, locked (the directory is in use), corrupt, out_of_space (smaller than
+  /// what it holds), already_exists (an address is taken; the peer is alive elsewhere).
+  static Task<std::unique_ptr<PeerNode>> start(Env& env, Kv& kv, PeerNodeOptions options);
+  ~PeerNode();
+  PeerNode(const PeerNode&) = delete;
+  PeerNode& operator=(const PeerNode&) = delete;
+
+  PeerId id() const { return id_; }
+  const std::shared_ptr<PeerService>& service() const { return service_; }
+  const std::vector<Address>& addresses() const { return record_addresses_; }
+  StoreStats stats() const { return store_->stats(); }
+
+  /// Stops serving, unregisters and closes the store. Errors: those of closing the store.
+  Task<void> stop();
+
+ private:
+  PeerNode(Env& env, Kv& kv, PeerNodeOptions options);
+  Task<void> open_store(const ClusterRecord& cluster);
+  Task<void> begin();
+  PeerRecord record() const;
+  Task<void> register_self();
+  Task<void> join_ring();
+  Job keep_registered();
+  Job follow_tombstones();
+  Task<void> purge(VolumeId volume);
+
+  Env& env_;
+  Kv& kv_;
+  Metadata metadata_;
+  PeerNodeOptions options_;
+  PeerId id_;
+  std::unique_ptr<BlockStore> store_;
+  std::shared_ptr<PeerService> service_;
+  std::unique_ptr<AdpServer> server_;
+  std::vector<Address> record_addresses_;
+  std::unique_ptr<Lease> lease_;
+  std::unique_ptr<ClusterWatch> watch_;
+  std::int64_t started_unix_ms_ = 0;
+  std::uint64_t reported_used_ = 0;
+  bool stopping_ = false;
+  Event stop_event_;
+  TaskGroup jobs_;
+};
+
+/// Adds a peer to the ring, or takes it out. The ring is ketama once it has a member, and keeps its
+/// replication. Errors: already_exists, not_found; conflict, when others kept changing the ring.
+Task<RingSpec> add_to_ring(Metadata& metadata, PeerId peer, std::uint64_t weight);
+Task<RingSpec> remove_from_ring(Metadata& metadata, PeerId peer);
+
+}  // namespace agro

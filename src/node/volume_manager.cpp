@@ -1,0 +1,271 @@
+#include "node/volume_manager.hpp"
+
+#include <fmt/format.h>
+
+#include "base/log.hpp"
+
+namespace agro {
+
+/// The lock of one attached volume: a lease, renewed, and resumed under a new one when it ended and
+/// nobody took the volume meanwhile.
+class VolumeManager::OwnLease final : public VolumeLease {
+ public:
+  OwnLease(Env& env, Kv& kv, Metadata& metadata, VolumeManagerOptions& options)
+      : env_(env), kv_(kv), metadata_(metadata), options_(options), jobs_(env.executor) {}
+
+  Epoch epoch() const override { return epoch_; }
+  bool valid() const override { return !lost_ && lease_ != nullptr && lease_->valid(env_.clock.now()); }
+  bool lost() const override { return lost_; }
+  Event& changed() override { return changed_; }
+
+  Task<void> commit(LogHead head) override {
+    VolumeHead record;
+    record.epoch = head.epoch;
+    record.checkpoint_epoch = head.checkpoint_epoch;
+    record.root_index = head.root_index;
+    record.sequence = head.sequence;
+    record.size = size_bytes_;
+    return metadata_.commit_head(volume_, epoch_, lease_->id(), record);
+  }
+
+  Task<AcquiredVolume> acquire(VolumeId volume) {
+    volume_ = volume;
+    AGRO_CO_TRY(lease_, co_await Lease::grant(env_, kv_, options_.lease_ttl));
+    AGRO_CO_TRY(AcquiredVolume acquired,
+                co_await metadata_.acquire_volume(volume, lease_->id(), options_.holder));
+    epoch_ = acquired.epoch;
+    size_bytes_ = acquired.volume.size;
+    jobs_.spawn(follow());
+    co_return acquired;
+  }
+
+  /// Gives lock and lease back.
+  Task<void> release() {
+    stopping_ = true;
+    stop_event_.notify_all();
+    if (lease_ == nullptr) co_return Result<void>();
+    lease_->changed().notify_all();
+    co_await jobs_.join();
+    Result<void> released;
+    if (epoch_.value != 0 && !lost_) {
+      released = co_await metadata_.release_volume(volume_, epoch_, lease_->id());
+    }
+    co_await lease_->stop();
+    co_return released;
+  }
+
+ private:
+  Job follow() {
+    while (!stopping_ && !lost_) {
+      if (lease_->lost()) {
+        co_await resume();
+        continue;
+      }
+      co_await wait_until(lease_->changed(), env_.clock, env_.clock.now() + std::chrono::seconds(1));
+      changed_.notify_all();
+    }
+  }
+
+  Awaitable<void> resume() {
+    co_await lease_->stop();
+    Result<std::unique_ptr<Lease>> fresh = co_await Lease::grant(env_, kv_, options_.lease_ttl);
+    if (fresh.has_value()) {
+      lease_ = std::move(*fresh);
+      const Result<void> resumed =
+          co_await metadata_.resume_volume(volume_, epoch_, lease_->id(), options_.holder);
+      if (resumed.has_value()) {
+        log_warning("volume {}: its lease had ended, nobody took it: going on", volume_.value);
+        changed_.notify_all();
+        co_return;
+      }
+      if (resumed.code() == Errc::fenced) {
+        lost_ = true;
+        changed_.notify_all();
+        co_return;
+      }
+    }
+    // Not valid until it is: the lease that is not confirmed must not count.
+    co_await lease_->stop();
+    co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::milliseconds(500));
+  }
+
+  Env& env_;
+  Kv& kv_;
+  Metadata& metadata_;
+  VolumeManagerOptions& options_;
+  VolumeId volume_;
+  Epoch epoch_;
+  std::uint64_t size_bytes_ = 0;
+  std::unique_ptr<Lease> lease_;
+  bool lost_ = false;
+  bool stopping_ = false;
+  Event changed_;
+  Event stop_event_;
+  TaskGroup jobs_;
+};
+
+struct VolumeManager::Attachment {
+  enum class State : std::uint8_t { attaching, attached, detaching, gone };
+  std::string name;
+  State state = State::attaching;
+  std::size_t handle_count = 0;
+  std::uint64_t generation = 0;  // grows with every handle; a late detach sees that it is late
+  std::unique_ptr<OwnLease> lease;
+  std::unique_ptr<Volume> volume;
+};
+
+VolumeManager::VolumeManager(Env& env, Kv& kv, ClusterClient& cluster, VolumeManagerOptions options)
+    : env_(env), kv_(kv), cluster_(cluster), options_(std::move(options)), jobs_(env.executor) {}
+
+VolumeManager::~VolumeManager() = default;
+
+std::vector<DeviceProvider::Export> VolumeManager::list() {
+  std::map<std::string, Export> sorted;
+  for (const VolumeRecord& volume : cluster_.view().volumes) {
+    if (!options_.names.empty() && !options_.names.contains(volume.name)) continue;
+    sorted[volume.name] = {volume.name, "agro volume, " + volume.block_spec, volume.size, false};
+  }
+  std::vector<Export> exports;
+  for (auto& [name, one] : sorted) exports.push_back(std::move(one));
+  return exports;
+}
+
+Task<std::shared_ptr<BlockDevice>> VolumeManager::open(std::string name) {
+  if (!options_.names.empty() && !options_.names.contains(name)) {
+    co_return fail(Errc::not_found, fmt::format("volume '{}' is not served here", name));
+  }
+  std::shared_ptr<Attachment> attachment;
+  while (true) {
+    if (stopping_) co_return fail(Errc::closed, "shutting down");
+    const auto found = attachments_.find(name);
+    if (found == attachments_.end()) break;
+    attachment = found->second;
+    // A failed device stays failed; a new client gets a new attempt once the old ones are gone.
+    if (attachment->state == Attachment::State::attached) break;
+    attachment.reset();
+    co_await changed_.wait();
+  }
+  if (attachment == nullptr) {
+    attachment = std::make_shared<Attachment>();
+    attachment->name = name;
+    attachments_[name] = attachment;
+    const Result<void> done = co_await attach(attachment);
+    if (!done.has_value()) {
+      attachment->state = Attachment::State::gone;
+      attachments_.erase(name);
+      changed_.notify_all();
+      co_return fail(done.error());
+    }
+    attachment->state = Attachment::State::attached;
+    changed_.notify_all();
+  }
+  ++attachment->handle_count;
+  ++attachment->generation;
+  co_return std::shared_ptr<BlockDevice>(attachment->volume.get(), [this, attachment](BlockDevice*) {
+    release_handle(attachment);
+  });
+}
+
+void VolumeManager::release_handle(const std::shared_ptr<Attachment>& attachment) {
+  AGRO_ASSERT(attachment->handle_count > 0);
+  if (--attachment->handle_count > 0 || stopping_) {
+    changed_.notify_all();
+    return;
+  }
+  jobs_.spawn(detach_later(attachment, attachment->generation));
+}
+
+Job VolumeManager::detach_later(std::shared_ptr<Attachment> attachment, std::uint64_t generation) {
+  co_await wait_until(stop_event_, env_.clock, env_.clock.now() + options_.linger);
+  const bool wanted_again = attachment->generation != generation;
+  if (wanted_again || attachment->state != Attachment::State::attached) co_return;
+  const Result<void> done = co_await detach(attachment);
+  if (!done.has_value()) {
+    log_error("detaching volume '{}': {}", attachment->name, done.error().to_string());
+  }
+}
+
+Task<void> VolumeManager::acquire(std::shared_ptr<Attachment> attachment) {
+  AGRO_CO_TRY(const VolumeRecord volume, co_await cluster_.metadata().find_volume(attachment->name));
+  const TimePoint deadline = env_.clock.now() + options_.lock_patience;
+  while (true) {
+    attachment->lease =
+        std::make_unique<OwnLease>(env_, kv_, cluster_.metadata(), options_);
+    Result<AcquiredVolume> acquired = co_await attachment->lease->acquire(volume.id);
+    if (!acquired.has_value()) {
+      const Result<void> released = co_await attachment->lease->release();
+      if (!released.has_value()) log_warning("{}", released.error().to_string());
+      const bool again = acquired.code() == Errc::locked && env_.clock.now() < deadline && !stopping_;
+      if (!again) co_return fail(acquired.error());
+      co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::milliseconds(100));
+      continue;
+    }
+    std::string spec_text = acquired->volume.block_spec;
+    if (acquired->volume.replication > 0 && spec_text.find("replication=") == std::string::npos) {
+      spec_text = fmt::format("replication={},{}", acquired->volume.replication, spec_text);
+    }
+    AGRO_CO_TRY(const BlocksetSpec spec, parse_blockset_spec(spec_text));
+    const LogHead head{acquired->head.epoch, acquired->head.checkpoint_epoch,
+                       acquired->head.root_index, acquired->head.sequence};
+    co_await cluster_.wait_connected(std::chrono::seconds(2));
+    AGRO_CO_TRY(attachment->volume,
+                co_await Volume::open(env_, cluster_.distributor(), spec, acquired->volume.id,
+                                      acquired->volume.size, head, *attachment->lease,
+                                      options_.volume));
+    co_return Result<void>();
+  }
+}
+
+Task<void> VolumeManager::attach(std::shared_ptr<Attachment> attachment) {
+  Result<void> acquired = co_await acquire(attachment);
+  if (!acquired.has_value() && attachment->lease != nullptr) {
+    const Result<void> released = co_await attachment->lease->release();
+    if (!released.has_value()) log_warning("{}", released.error().to_string());
+  }
+  co_return acquired;
+}
+
+Task<void> VolumeManager::detach(std::shared_ptr<Attachment> attachment) {
+  attachment->state = Attachment::State::detaching;
+  Result<void> closed = co_await attachment->volume->close();
+  const Result<void> released = co_await attachment->lease->release();
+  if (closed.has_value() && !released.has_value()) closed = released;
+  // The volume itself lives on with the attachment, for handles that are still out.
+  attachment->state = Attachment::State::gone;
+  attachments_.erase(attachment->name);
+  changed_.notify_all();
+  co_return closed;
+}
+
+std::vector<VolumeManager::Attached> VolumeManager::attached() const {
+  std::vector<Attached> all;
+  for (const auto& [name, attachment] : attachments_) {
+    if (attachment->state == Attachment::State::attached) {
+      all.push_back({name, attachment->volume->info()});
+    }
+  }
+  return all;
+}
+
+Task<void> VolumeManager::stop() {
+  stopping_ = true;
+  stop_event_.notify_all();
+  changed_.notify_all();
+  co_await jobs_.join();
+  Result<void> first;
+  const TimePoint deadline = env_.clock.now() + options_.stop_patience;
+  while (!attachments_.empty()) {
+    const std::shared_ptr<Attachment> attachment = attachments_.begin()->second;
+    // Front ends are giving their handles back; one that waits in a suspended volume never would.
+    const bool in_use = attachment->handle_count > 0 && env_.clock.now() < deadline;
+    if (attachment->state != Attachment::State::attached || in_use) {
+      co_await wait_until(changed_, env_.clock, env_.clock.now() + std::chrono::milliseconds(100));
+      continue;
+    }
+    Result<void> done = co_await detach(attachment);
+    if (!done.has_value() && first.has_value()) first = std::move(done);
+  }
+  co_return first;
+}
+
+}  // namespace agro
