@@ -59,8 +59,9 @@ void Distributor::start_write_attempts(const std::shared_ptr<WriteOp>& op) {
     attempt.phase = WriteOp::Phase::slow;
     ++attempt.state->slow_count;
   }
-  while (op->durable_count + op->count(WriteOp::Phase::fresh) < op->wanted &&
-         op->attempts.size() < op->candidates.size()) {
+  // An attempt may end before spawn() returns.
+  while (!op->fenced && !closed_ && op->attempts.size() < op->candidates.size() &&
+         op->durable_count + op->count(WriteOp::Phase::fresh) < op->wanted) {
     const std::size_t index = op->attempts.size();
     op->attempts.push_back(
         {op->candidates[index], now + options_.write_slow, WriteOp::Phase::fresh});

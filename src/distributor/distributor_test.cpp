@@ -1,0 +1,492 @@
+// Goal: the distributor makes one reliable backend from unreliable peers. Method: scripted peers on
+// simulated time; what each call returns, when, and what each peer got.
+#include "distributor/distributor.hpp"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "base/log.hpp"
+#include "distributor/fake_store.hpp"
+#include "distributor/peer_service.hpp"
+
+namespace agro {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr std::uint32_t kBlockSize = 1 << 20;
+
+BlockRef ref_of(std::uint64_t index) { return {VolumeId{1}, Epoch{1}, index, BlockType::data}; }
+
+PeerId id_of(std::size_t number) {
+  Uuid id;
+  id.bytes[0] = static_cast<std::uint8_t>(number + 1);
+  return id;
+}
+
+/// A peer that does what it is told.
+class FakePeer final : public Peer {
+ public:
+  FakePeer(PeerId id, Clock& clock, Metrics& metrics)
+      : clock_(clock), store(clock, kBlockSize), service_(id, store, metrics) {}
+
+  bool is_connected = true;
+  bool is_local = false;
+  Duration delay{0};
+  std::optional<Errc> error;
+  int read_count = 0;
+  int write_count = 0;
+
+ private:
+  Clock& clock_;
+
+ public:
+  FakeStore store;
+
+  PeerId id() const override { return service_.id(); }
+  bool connected() const override { return is_connected; }
+  bool local() const override { return is_local; }
+  Task<void> write(PeerWrite request, TimePoint deadline) override {
+    ++write_count;
+    AGRO_CO_TRY_OK(co_await answer(deadline));
+    co_return co_await service_.write(std::move(request));
+  }
+  Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                  std::vector<std::uint32_t>* page_crcs, TimePoint deadline) override {
+    ++read_count;
+    AGRO_CO_TRY_OK(co_await answer(deadline));
+    co_return co_await service_.read(ref, offset, out, page_crcs);
+  }
+  std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
+                                       std::vector<std::uint32_t>* page_crcs) override {
+    if (!is_local) return std::nullopt;
+    ++read_count;
+    return service_.try_read(ref, offset, out, page_crcs);
+  }
+  Task<std::uint32_t> has(BlockRef ref, TimePoint deadline) override {
+    AGRO_CO_TRY_OK(co_await answer(deadline));
+    co_return service_.has(ref);
+  }
+  Task<std::vector<BlockInfo>> list(BlockFilter filter, TimePoint deadline) override {
+    AGRO_CO_TRY_OK(co_await answer(deadline));
+    co_return service_.list(filter);
+  }
+  Task<void> remove(std::vector<BlockRef> refs, TimePoint deadline) override {
+    AGRO_CO_TRY_OK(co_await answer(deadline));
+    co_return co_await service_.remove(std::move(refs));
+  }
+  Task<void> fence(VolumeId volume, Epoch epoch, TimePoint deadline) override {
+    AGRO_CO_TRY_OK(co_await answer(deadline));
+    co_return co_await service_.fence(volume, epoch);
+  }
+  Task<PeerStat> stat(TimePoint) override { co_return service_.stat(); }
+  std::optional<PeerStat> last_stat() const override { return service_.stat(); }
+  void close() override { is_connected = false; }
+
+ private:
+  Task<void> answer(TimePoint deadline) {
+    const TimePoint at = clock_.now() + delay;
+    if (at > deadline) {
+      co_await sleep_until(clock_, deadline);
+      co_return fail(Errc::timed_out, "scripted");
+    }
+    if (delay > Duration(0)) co_await sleep_until(clock_, at);
+    if (error.has_value()) co_return fail(*error, "scripted");
+    co_return Result<void>();
+  }
+  PeerService service_;
+};
+
+template <class T>
+Job keep(Task<T> task, std::shared_ptr<std::optional<Result<T>>> out) {
+  *out = co_await std::move(task);
+}
+
+class DistributorTest : public testing::Test {
+ protected:
+  explicit DistributorTest(std::size_t peer_count = 4) {
+    set_log_sink({});
+    RingSpec spec;
+    spec.kind = RingKind::ketama;
+    spec.version = 1;
+    spec.replication = 2;
+    std::map<PeerId, std::shared_ptr<Peer>> peers;
+    for (std::size_t index = 0; index < peer_count; ++index) {
+      peers_.push_back(std::make_shared<FakePeer>(id_of(index), sim_.clock(), node_.metrics()));
+      peers[id_of(index)] = peers_.back();
+      spec.members.push_back({id_of(index), 1});
+    }
+    ring_ = make_ring(spec).value();
+    distributor_.set_peers(peers);
+    distributor_.set_ring(ring_);
+  }
+  ~DistributorTest() override { EXPECT_TRUE(sim_.run_job(distributor_.stop())); }
+
+  /// The peer of that rank in the permutation of block `index`.
+  FakePeer& ranked(std::uint64_t index, std::size_t rank) {
+    std::vector<std::uint32_t> permutation;
+    ring_->permutation(ref_of(index), permutation);
+    const PeerId id = ring_->members()[permutation[rank]].id;
+    return *peers_[static_cast<std::size_t>(id.bytes[0] - 1)];
+  }
+  Result<void> write(std::uint64_t index, WriteOptions options = {.checksummed = true}) {
+    return sim_.run(distributor_.write(ref_of(index), make_block(ref_of(index), 9000), options));
+  }
+  Result<void> read(std::uint64_t index) {
+    out_.assign(2 * kPageSize, std::byte{0});
+    const Result<void> result =
+        sim_.run(distributor_.read(ref_of(index), 0, out_, ReadOptions{&check_}));
+    if (result.has_value()) {
+      const SharedBytes block = make_block(ref_of(index), 9000);
+      EXPECT_EQ(std::memcmp(out_.data(), block.bytes.data(), out_.size()), 0);
+    }
+    return result;
+  }
+  std::size_t copies(std::uint64_t index) const {
+    std::size_t count = 0;
+    for (const auto& peer : peers_) count += peer->store.blocks.count(ref_of(index));
+    return count;
+  }
+  template <class T>
+  std::shared_ptr<std::optional<Result<T>>> start(Task<T> task) {
+    auto out = std::make_shared<std::optional<Result<T>>>();
+    spawn(sim_.executor(), keep(std::move(task), out));
+    return out;
+  }
+  std::uint64_t corrupt_count() { return node_.metrics().value("agro_corrupt_replicas_total"); }
+  std::uint64_t repaired_count() { return node_.metrics().value("agro_repaired_replicas_total"); }
+
+  SimLoop sim_;
+  SimNetwork network_{sim_.executor(), sim_.clock(), Random(3)};
+  FakeNode node_{sim_, network_, "client"};
+  std::vector<std::shared_ptr<FakePeer>> peers_;
+  std::shared_ptr<const Ring> ring_;
+  Distributor distributor_{node_.env(), kBlockSize};
+  CrcCheck check_;
+  std::vector<std::byte> out_;
+};
+
+struct WriteCase {
+  const char* name;
+  std::function<void(FakePeer& first, FakePeer& second, FakePeer& third, FakePeer& fourth)> script;
+  Errc code;
+  std::size_t copy_count;
+  Duration longest;
+};
+
+void lose(FakePeer& peer) { peer.is_connected = false; }
+void refuse(FakePeer& peer, Errc code) { peer.error = code; }
+
+// Goal: R durable copies on distinct peers, or an error that says why not; never later than needed.
+TEST_F(DistributorTest, WritesAsATable) {
+  using P = FakePeer&;
+  const Duration now{0};
+  const std::vector<WriteCase> cases = {
+      {"all well", [](P, P, P, P) {}, Errc::ok, 2, now},
+      {"first gone", [](P a, P, P, P) { lose(a); }, Errc::ok, 2, now},
+      {"two gone", [](P a, P b, P, P) { lose(a), lose(b); }, Errc::ok, 2, now},
+      {"three gone", [](P a, P b, P c, P) { lose(a), lose(b), lose(c); }, Errc::no_quorum, 0, now},
+      {"first fails", [](P a, P, P, P) { refuse(a, Errc::io_error); }, Errc::ok, 2, now},
+      {"connection lost", [](P, P b, P, P) { refuse(b, Errc::unavailable); }, Errc::ok, 2, now},
+      {"three fail",
+       [](P a, P b, P c, P) {
+         for (P peer : {std::ref(a), std::ref(b), std::ref(c)}) refuse(peer, Errc::io_error);
+       },
+       Errc::no_quorum, 1, now},
+      {"first is slow", [](P a, P, P, P) { a.delay = seconds(2); }, Errc::ok, 2, milliseconds(500)},
+      {"first is silent", [](P a, P, P, P) { a.delay = seconds(60); }, Errc::ok, 2,
+       milliseconds(500)},
+      {"two are silent", [](P a, P b, P, P) { a.delay = b.delay = seconds(60); }, Errc::ok, 2,
+       milliseconds(500)},
+      {"three are silent", [](P a, P b, P c, P) { a.delay = b.delay = c.delay = seconds(60); },
+       Errc::no_quorum, 1, milliseconds(5500)},
+      {"all slow, all answer",
+       [](P a, P b, P c, P d) { a.delay = b.delay = c.delay = d.delay = seconds(2); }, Errc::ok, 2,
+       seconds(2)},
+      {"fenced by one", [](P, P b, P, P) { refuse(b, Errc::fenced); }, Errc::fenced, 1, now},
+      {"fenced while another is silent",
+       [](P a, P b, P, P) { a.delay = seconds(60), refuse(b, Errc::fenced); }, Errc::fenced, 0,
+       now},
+      {"one is full", [](P a, P, P, P) { refuse(a, Errc::out_of_space); }, Errc::ok, 2, now},
+      {"three are full",
+       [](P a, P b, P c, P) {
+         for (P peer : {std::ref(a), std::ref(b), std::ref(c)}) refuse(peer, Errc::out_of_space);
+       },
+       Errc::out_of_space, 1, now},
+      {"one full, two gone",
+       [](P a, P b, P c, P) { refuse(a, Errc::out_of_space), lose(b), lose(c); },
+       Errc::out_of_space, 1, now},
+      {"one full, two broken",
+       [](P a, P b, P c, P d) {
+         refuse(a, Errc::out_of_space), refuse(b, Errc::io_error), refuse(c, Errc::io_error);
+         refuse(d, Errc::io_error);
+       },
+       Errc::no_quorum, 0, now},
+  };
+  std::uint64_t index = 0;
+  for (const WriteCase& entry : cases) {
+    SCOPED_TRACE(entry.name);
+    ++index;
+    entry.script(ranked(index, 0), ranked(index, 1), ranked(index, 2), ranked(index, 3));
+    const TimePoint before = sim_.clock().now();
+    const Result<void> written = write(index);
+    const Duration taken = sim_.clock().now() - before;
+    EXPECT_EQ(written.code(), entry.code)
+        << (written.has_value() ? "" : written.error().to_string());
+    EXPECT_EQ(copies(index), entry.copy_count);
+    EXPECT_EQ(taken, entry.longest);
+    for (const auto& peer : peers_) {
+      peer->is_connected = true;
+      peer->delay = Duration(0);
+      peer->error.reset();
+    }
+    sim_.run_for(seconds(20));  // late attempts and suspicions pass
+  }
+}
+
+TEST_F(DistributorTest, CopiesGoWhereTheRingSays) {
+  for (std::uint64_t index = 0; index < 20; ++index) {
+    ASSERT_TRUE(write(index).has_value());
+    EXPECT_EQ(copies(index), 2U);
+    EXPECT_TRUE(ranked(index, 0).store.find(ref_of(index)).has_value());
+    EXPECT_TRUE(ranked(index, 1).store.find(ref_of(index)).has_value());
+  }
+  ASSERT_TRUE(write(50, {.copy_count = 3}).has_value());
+  EXPECT_EQ(copies(50), 3U);
+  EXPECT_EQ(write(51, {.copy_count = 5}).code(), Errc::no_quorum);
+  EXPECT_EQ(distributor_.copy_count(), 2U);
+}
+
+// Goal: a silent peer costs one slow write, not one each. Method: the second write's time.
+TEST_F(DistributorTest, SuspectsAreAskedLast) {
+  ASSERT_TRUE(write(7).has_value());
+  FakePeer& silent = ranked(7, 0);
+  silent.delay = seconds(600);
+  std::uint64_t index = 100;
+  for (int slow_count = 0; slow_count < 1;) {
+    while (&ranked(index, 0) != &silent) ++index;
+    const TimePoint before = sim_.clock().now();
+    ASSERT_TRUE(write(index++).has_value());
+    EXPECT_EQ(sim_.clock().now() - before, milliseconds(500));
+    ++slow_count;
+  }
+  const TimePoint before = sim_.clock().now();
+  for (int count = 0; count < 20; ++count) ASSERT_TRUE(write(index++).has_value());
+  ASSERT_TRUE(read(7).has_value());
+  EXPECT_EQ(sim_.clock().now(), before);
+  silent.delay = Duration(0);
+  sim_.run_for(seconds(20));
+  while (&ranked(index, 0) != &silent) ++index;
+  ASSERT_TRUE(write(index).has_value());
+  EXPECT_TRUE(silent.store.find(ref_of(index)).has_value());
+}
+
+TEST_F(DistributorTest, ReadsChooseTheSameReplicaAndPreferLocalOnes) {
+  ASSERT_TRUE(write(1).has_value());
+  for (int count = 0; count < 5; ++count) ASSERT_TRUE(read(1).has_value());
+  EXPECT_EQ(ranked(1, 0).read_count, 5);
+  EXPECT_EQ(ranked(1, 1).read_count, 0);
+  ranked(1, 1).is_local = true;
+  ranked(1, 2).is_local = true;  // local but no replica: not asked
+  ASSERT_TRUE(read(1).has_value());
+  EXPECT_EQ(ranked(1, 1).read_count, 1);
+  EXPECT_EQ(ranked(1, 2).read_count, 0);
+}
+
+struct ReadCase {
+  const char* name;
+  std::function<void(DistributorTest& test, FakePeer& first, FakePeer& second, FakePeer& third)>
+      script;
+  Errc code;
+  Duration longest;
+};
+
+// Goal: a good copy is found wherever it is. Method: block 1 on the first two peers of four.
+TEST_F(DistributorTest, ReadsAsATable) {
+  using P = FakePeer&;
+  using T = DistributorTest&;
+  const Duration now{0};
+  const BlockRef ref = ref_of(1);
+  const std::vector<ReadCase> cases = {
+      {"all well", [](T, P, P, P) {}, Errc::ok, now},
+      {"first gone", [](T, P a, P, P) { lose(a); }, Errc::ok, now},
+      {"first fails", [](T, P a, P, P) { refuse(a, Errc::unavailable); }, Errc::ok, now},
+      {"first lost it", [ref](T, P a, P, P) { a.store.blocks.erase(ref); }, Errc::ok, now},
+      {"first is slow", [](T, P a, P, P) { a.delay = seconds(1); }, Errc::ok, milliseconds(200)},
+      {"both are slow", [](T, P a, P b, P) { a.delay = b.delay = seconds(1); }, Errc::ok,
+       milliseconds(1400)},
+      {"elsewhere in the ring",
+       [ref](T, P a, P b, P c) {
+         c.store.blocks[ref] = a.store.blocks[ref];
+         a.store.blocks.erase(ref);
+         b.store.blocks.erase(ref);
+       },
+       Errc::ok, now},
+      {"both gone", [](T, P a, P b, P) { lose(a), lose(b); }, Errc::unavailable, now},
+      {"one gone, one lost it", [ref](T, P a, P b, P) { lose(a), b.store.blocks.erase(ref); },
+       Errc::unavailable, now},
+      {"both lost it",
+       [ref](T, P a, P b, P) { a.store.blocks.erase(ref), b.store.blocks.erase(ref); },
+       Errc::not_found, now},
+      {"first is bad", [ref](T, P a, P, P) { a.store.flip(ref, 5000); }, Errc::ok, now},
+      {"both are bad", [ref](T, P a, P b, P) { a.store.flip(ref, 5000), b.store.flip(ref, 1); },
+       Errc::corrupt, now},
+      {"one bad, one gone", [ref](T, P a, P b, P) { a.store.flip(ref, 5000), lose(b); },
+       Errc::unavailable, now},
+      {"silent", [](T, P a, P b, P) { a.delay = b.delay = seconds(60); }, Errc::unavailable,
+       milliseconds(10'400)},
+  };
+  for (const ReadCase& entry : cases) {
+    SCOPED_TRACE(entry.name);
+    for (const auto& peer : peers_) peer->store.blocks.clear();
+    ASSERT_TRUE(write(1).has_value());
+    entry.script(*this, ranked(1, 0), ranked(1, 1), ranked(1, 2));
+    const TimePoint before = sim_.clock().now();
+    const Result<void> got = read(1);
+    EXPECT_EQ(got.code(), entry.code) << (got.has_value() ? "" : got.error().to_string());
+    EXPECT_EQ(sim_.clock().now() - before, entry.longest);
+    if (!got.has_value()) EXPECT_NE(got.error().message.find("data:1:1:1"), std::string::npos);
+    const Result<SharedBytes> block =
+        sim_.run(distributor_.read_block(ref_of(1), ReadOptions{&check_}));
+    // By now a bad copy may be repaired, but what is nowhere good stays so.
+    if (entry.code != Errc::unavailable) EXPECT_EQ(block.code(), entry.code);
+    for (const auto& peer : peers_) {
+      peer->is_connected = true;
+      peer->delay = Duration(0);
+      peer->error.reset();
+    }
+    sim_.run_for(seconds(20));
+  }
+}
+
+// Goal: a bad copy is counted, repaired from the good one, and then right.
+TEST_F(DistributorTest, RepairsBadCopies) {
+  for (const std::uint32_t offset : {0U, 5000U}) {
+    SCOPED_TRACE(offset);
+    for (const auto& peer : peers_) peer->store.blocks.clear();
+    ASSERT_TRUE(write(1).has_value());
+    const std::vector<std::byte> good = ranked(1, 1).store.blocks[ref_of(1)];
+    const std::uint64_t corrupt_before = corrupt_count();
+    const std::uint64_t repaired_before = repaired_count();
+    ranked(1, 0).store.flip(ref_of(1), offset);
+    ASSERT_TRUE(read(1).has_value());
+    sim_.run_for(seconds(1));
+    EXPECT_EQ(corrupt_count(), corrupt_before + 1);
+    EXPECT_EQ(repaired_count(), repaired_before + 1);
+    EXPECT_EQ(ranked(1, 0).store.blocks[ref_of(1)], good);
+    const int other_reads = ranked(1, 1).read_count;
+    ASSERT_TRUE(read(1).has_value());
+    EXPECT_EQ(ranked(1, 1).read_count, other_reads);
+  }
+  // Rot in the part nobody reads: read_block() finds it, and a repair is never made from it.
+  ranked(1, 0).store.flip(ref_of(1), 9100);
+  ASSERT_TRUE(sim_.run(distributor_.read_block(ref_of(1), ReadOptions{&check_})).has_value());
+  sim_.run_for(seconds(1));
+  EXPECT_EQ(repaired_count(), 3U);
+  ranked(1, 0).store.flip(ref_of(1), 1);
+  ranked(1, 1).store.flip(ref_of(1), 9100);
+  ASSERT_TRUE(read(1).has_value());  // the pages read are good
+  sim_.run_for(seconds(1));
+  EXPECT_EQ(repaired_count(), 3U);
+}
+
+TEST_F(DistributorTest, TryReadUsesLocalMemoryOnly) {
+  ASSERT_TRUE(write(1).has_value());
+  out_.assign(kPageSize, std::byte{0});
+  const ReadOptions options{&check_};
+  EXPECT_FALSE(distributor_.try_read(ref_of(1), 0, out_, options).has_value());
+  ranked(1, 1).is_local = true;
+  std::map<PeerId, std::shared_ptr<Peer>> peers;
+  for (const auto& peer : peers_) peers[peer->id()] = peer;
+  distributor_.set_peers(peers);
+  std::optional<Result<void>> got = distributor_.try_read(ref_of(1), 0, out_, options);
+  ASSERT_TRUE(got.has_value() && got->has_value());
+  EXPECT_EQ(std::memcmp(out_.data(), make_block(ref_of(1), 9000).bytes.data(), kPageSize), 0);
+  EXPECT_FALSE(distributor_.try_read(ref_of(2), 0, out_, options).has_value());
+  ranked(1, 1).store.flip(ref_of(1), 17);
+  EXPECT_FALSE(distributor_.try_read(ref_of(1), 0, out_, options).has_value());
+  ranked(1, 1).store.cold = true;
+  EXPECT_FALSE(distributor_.try_read(ref_of(1), 0, out_, {}).has_value());
+}
+
+TEST_F(DistributorTest, ListsFencesAndRemovesEverywhere) {
+  for (std::uint64_t index = 1; index <= 5; ++index) ASSERT_TRUE(write(index).has_value());
+  ranked(3, 0).store.blocks.erase(ref_of(3));
+  BlockFilter filter;
+  filter.volume = VolumeId{1};
+  filter.index_from = 2;
+  Listing listing = sim_.run(distributor_.list(filter)).value();
+  ASSERT_EQ(listing.entries.size(), 4U);
+  EXPECT_EQ(listing.unreachable_count, 0U);
+  EXPECT_EQ(listing.entries[0].ref, ref_of(2));
+  EXPECT_EQ(listing.entries[0].copy_count, 2U);
+  EXPECT_EQ(listing.entries[1].copy_count, 1U);
+  EXPECT_EQ(listing.entries[1].size, make_block(ref_of(3), 9000).size());
+
+  EXPECT_EQ(sim_.run(distributor_.fence(VolumeId{1}, Epoch{4})).value(), 0U);
+  EXPECT_EQ(sim_.run(distributor_.fence(VolumeId{1}, Epoch{3})).code(), Errc::fenced);
+  EXPECT_EQ(write(9).code(), Errc::fenced);
+
+  lose(*peers_[0]);
+  refuse(*peers_[1], Errc::unavailable);
+  EXPECT_EQ(sim_.run(distributor_.list(filter)).value().unreachable_count, 2U);
+  EXPECT_EQ(sim_.run(distributor_.fence(VolumeId{1}, Epoch{5})).value(), 2U);
+  EXPECT_TRUE(sim_.run(distributor_.remove({ref_of(1), ref_of(2)})).has_value());
+  EXPECT_FALSE(peers_[2]->store.find(ref_of(1)).has_value());
+  EXPECT_FALSE(peers_[3]->store.find(ref_of(1)).has_value());
+}
+
+TEST_F(DistributorTest, SpaceIsTheSumOfMembers) {
+  ASSERT_TRUE(write(1).has_value());
+  const std::uint64_t size = make_block(ref_of(1), 9000).size();
+  Space space = distributor_.space();
+  EXPECT_EQ(space.size, 4ULL << 30);
+  EXPECT_EQ(space.used, 2 * size);
+  EXPECT_EQ(space.available, (4ULL << 30) - 2 * size);
+  lose(ranked(1, 0));
+  EXPECT_EQ(distributor_.space().available, (3ULL << 30) - size);
+}
+
+TEST_F(DistributorTest, PeersAreCounted) {
+  refuse(ranked(1, 0), Errc::io_error);
+  ASSERT_TRUE(write(1).has_value());
+  const std::string label = "{peer=\"" + ranked(1, 0).id().to_string() + "\"}";
+  EXPECT_EQ(node_.metrics().value("agro_peer_requests_total" + label), 1U);
+  EXPECT_EQ(node_.metrics().value("agro_peer_errors_total" + label), 1U);
+}
+
+// Goal: stop() waits for late attempts, ends waiting calls, and refuses new ones.
+TEST_F(DistributorTest, StopDrains) {
+  for (const auto& peer : peers_) peer->delay = seconds(3);
+  const auto written =
+      start(distributor_.write(ref_of(1), make_block(ref_of(1), 9000), {.checksummed = true}));
+  sim_.run_for(milliseconds(10));
+  const TimePoint before = sim_.clock().now();
+  ASSERT_TRUE(sim_.run_job(distributor_.stop()));
+  ASSERT_TRUE(written->has_value());
+  EXPECT_EQ(written->value().code(), Errc::closed);
+  EXPECT_LE(sim_.clock().now() - before, seconds(3));
+  EXPECT_EQ(write(2).code(), Errc::closed);
+  EXPECT_EQ(read(1).code(), Errc::closed);
+  EXPECT_EQ(sim_.run(distributor_.list({})).code(), Errc::closed);
+}
+
+// Goal: without a ring or members nothing is stored and nothing crashes.
+TEST_F(DistributorTest, EmptyRing) {
+  distributor_.set_ring(nullptr);
+  EXPECT_EQ(write(1).code(), Errc::no_quorum);
+  EXPECT_EQ(read(1).code(), Errc::unavailable);
+  distributor_.set_ring(make_ring({}).value());
+  EXPECT_EQ(write(1).code(), Errc::no_quorum);
+  EXPECT_EQ(read(1).code(), Errc::unavailable);
+  distributor_.set_ring(ring_);
+  distributor_.set_peers({});
+  EXPECT_EQ(write(1).code(), Errc::no_quorum);
+  EXPECT_EQ(sim_.run(distributor_.list({})).value().unreachable_count, 4U);
+  EXPECT_EQ(distributor_.space().size, 0U);
+}
+
+}  // namespace
+}  // namespace agro
