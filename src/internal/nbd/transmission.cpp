@@ -20,6 +20,8 @@ constexpr std::size_t kSmallReadMax = 64U << 10;
 /// Longer reads are answered in pieces, where the protocol can say so: a piece is still in the
 /// core's cache when the socket takes it, and the client copies one while we read the next.
 constexpr std::size_t kPieceSize = 128U << 10;
+/// Longer writes are received and written in such pieces, for the same reason.
+constexpr std::uint32_t kWritePieceSize = 192U << 10;
 /// A round's replies leave when they are this large, though more requests are in the buffer.
 constexpr std::size_t kRoundSizeMax = 1U << 20;
 constexpr std::size_t kRoundPartCountMax = 256;
@@ -157,7 +159,7 @@ Task<void> Transmission::read_requests() {
     if (is_broken_) co_return fail(Errc::closed, "the client does not take our replies");
     // What is left in the buffer is the start of a request.
     std::size_t size_min = kRequestSize;
-    std::size_t size_max = expects_large_ ? kRequestSize : input_.capacity();
+    std::size_t size_max = input_.capacity();
     if (input_.size() >= kRequestSize) {
       AGRO_CO_TRY(const Request request, decode_request(input_.bytes()));
       size_min += request.size;
@@ -189,7 +191,6 @@ Task<bool> Transmission::serve_buffered() {
       input_.consume(kRequestSize);
       co_await push_replies();
       AGRO_CO_TRY_OK(co_await receive_large_write(request));
-      expects_large_ = true;
       continue;
     }
     if (input_.size() < kRequestSize + payload_size) co_return false;
@@ -201,7 +202,6 @@ Task<bool> Transmission::serve_buffered() {
     }
     serve(request, input_.bytes().subspan(kRequestSize, payload_size));
     input_.consume(kRequestSize + payload_size);
-    expects_large_ = false;
     if (queue_.size() >= kRoundSizeMax || queue_.part_count() >= kRoundPartCountMax) {
       co_await push_replies();
     }
@@ -237,15 +237,53 @@ Awaitable<void> Transmission::serve_in_pieces(Request request) {
   --job_count_;
 }
 
-/// A payload that the input buffer cannot hold goes into a buffer of its own.
+/// A payload that the input buffer cannot hold is written as it comes, while the device takes it at
+/// once; what must wait goes into a buffer of its own. A client that leaves in the middle has had
+/// part of an unacknowledged write done, as a disk does.
 Task<void> Transmission::receive_large_write(Request request) {
-  std::shared_ptr<AlignedBuffer> buffer = pools_.take(request.size);
-  const MutableBytes payload = buffer->bytes().first(request.size);
-  const std::size_t here = std::min<std::size_t>(input_.size(), payload.size());
-  std::memcpy(payload.data(), input_.bytes().data(), here);
-  input_.consume(here);
-  AGRO_CO_TRY_OK(co_await read_exactly(stream_, payload.subspan(here)));
-  serve_write(request, payload, std::move(buffer));
+  metrics_.writes_total.add();
+  metrics_.written_bytes_total.add(request.size);
+  if (refuse(request)) co_return co_await skip_payload(request.size);
+  Request rest = request;
+  while (rest.size > 0) {
+    std::uint32_t size = std::min(rest.size, kWritePieceSize);
+    if (size < rest.size) size -= (rest.offset + size) % kPageSize;  // no sector is written twice
+    const std::size_t size_max = std::min<std::size_t>(rest.size, input_.capacity());
+    AGRO_CO_TRY_OK(co_await input_.fill(stream_, size, size_max));
+    const std::optional<Result<void>> done =
+        device_.try_write(rest.offset, input_.bytes().first(size));
+    if (!done.has_value()) break;
+    if (!done->has_value()) {
+      reply(request, *done);
+      co_return co_await skip_payload(rest.size);
+    }
+    input_.consume(size);
+    rest.offset += size;
+    rest.size -= size;
+  }
+  if (rest.size > 0) {
+    std::shared_ptr<AlignedBuffer> buffer = pools_.take(rest.size);
+    const MutableBytes payload = buffer->bytes().first(rest.size);
+    const std::size_t here = std::min<std::size_t>(input_.size(), payload.size());
+    std::memcpy(payload.data(), input_.bytes().data(), here);
+    input_.consume(here);
+    AGRO_CO_TRY_OK(co_await read_exactly(stream_, payload.subspan(here)));
+    start_job(rest.size, write_job(rest, std::move(buffer), payload));
+  } else if ((request.flags & kFua) != 0) {
+    start_job(0, control_job(request));
+  } else {
+    reply(request, {});
+  }
+  co_return Result<void>();
+}
+
+Task<void> Transmission::skip_payload(std::size_t size) {
+  while (size > 0) {
+    AGRO_CO_TRY_OK(co_await input_.fill(stream_, 1, std::min(size, input_.capacity())));
+    const std::size_t count = std::min(size, input_.size());
+    input_.consume(count);
+    size -= count;
+  }
   co_return Result<void>();
 }
 
@@ -266,7 +304,7 @@ Awaitable<void> Transmission::wait_for_room() {
 
 void Transmission::serve(const Request& request, ConstBytes payload) {
   if (request.command == Command::write) {
-    serve_write(request, payload, nullptr);
+    serve_write(request, payload);
     return;
   }
   if (request.command == Command::read) {
@@ -339,8 +377,7 @@ void Transmission::start_read(const Request& request) {
   queue_.commit(header_size + request.size);
 }
 
-void Transmission::serve_write(const Request& request, ConstBytes payload,
-                               std::shared_ptr<AlignedBuffer> owner) {
+void Transmission::serve_write(const Request& request, ConstBytes payload) {
   metrics_.writes_total.add();
   metrics_.written_bytes_total.add(request.size);
   if (refuse(request)) return;
@@ -357,10 +394,8 @@ void Transmission::serve_write(const Request& request, ConstBytes payload,
     start_job(0, control_job(request));  // FUA: the flush is all that is left
     return;
   }
-  if (owner == nullptr) {
-    owner = pools_.take(payload.size());
-    std::memcpy(owner->data(), payload.data(), payload.size());
-  }
+  std::shared_ptr<AlignedBuffer> owner = pools_.take(payload.size());
+  std::memcpy(owner->data(), payload.data(), payload.size());
   const ConstBytes kept(owner->data(), payload.size());
   start_job(request.size, write_job(request, std::move(owner), kept));
 }

@@ -51,6 +51,7 @@ class Transmission {
   Task<void> read_requests();
   Task<bool> serve_buffered();
   Task<void> receive_large_write(Request request);
+  Task<void> skip_payload(std::size_t size);
   Awaitable<void> serve_in_pieces(Request request);
   Awaitable<void> wait_for_room();
 
@@ -60,9 +61,7 @@ class Transmission {
   void start_read(const Request& request);
   /// What refuses a request before the device sees it.
   bool refuse(const Request& request);
-  /// `owner` keeps the payload alive, if it is not in the input buffer.
-  void serve_write(const Request& request, ConstBytes payload,
-                   std::shared_ptr<AlignedBuffer> owner);
+  void serve_write(const Request& request, ConstBytes payload);
 
   void start_job(std::size_t size, Job job);
   Job read_job(Request request);
@@ -103,7 +102,6 @@ class Transmission {
   bool is_send_due_ = false;  // some job will send after this turn of the loop
   bool is_broken_ = false;    // replies go nowhere any more
   bool is_stopping_ = false;
-  bool expects_large_ = false;  // the last write was large: the next one may be
 };
 
 }  // namespace agro::nbd

@@ -315,6 +315,52 @@ TEST_P(NbdTransmissionTest, LongReadThatFailsInTheMiddle) {
   }
 }
 
+// Goal: a long write is one request to its client, whatever becomes of its pieces.
+TEST_P(NbdTransmissionTest, LongWrites) {
+  const std::string data = pattern(1U << 20, 6);
+  for (const std::uint64_t offset : {0U, 4096U, 1001U}) {
+    for (const std::uint64_t held : {std::uint64_t{0}, std::uint64_t{500000}, kSize}) {
+      Attached test(GetParam(), 2U << 20);
+      if (held != kSize) test.device->hold(offset + held, 1);
+      const Request write{.flags = kFua,
+                          .command = Command::write,
+                          .cookie = 7,
+                          .offset = offset,
+                          .size = 1U << 20};
+      test.client.send_request(write, data);
+      test.client.send_request({.command = Command::cache, .cookie = 8, .offset = 0, .size = 0});
+      test.fixture.run();
+      test.device->release();
+      std::set<std::uint64_t> cookies;
+      for (int count = 0; count < 2; ++count) {
+        const Answer answer = test.client.receive_answer();
+        EXPECT_EQ(answer.error, WireError::none);
+        cookies.insert(answer.cookie);
+      }
+      EXPECT_EQ(cookies, (std::set<std::uint64_t>{7, 8}));
+      EXPECT_TRUE(as_text(test.device->bytes().subspan(offset, 1U << 20)) == data);
+      EXPECT_EQ(test.device->flushed_write_count(), test.device->write_count());
+    }
+  }
+}
+
+// Goal: a long write that is refused or fails is answered once, and its payload is no request.
+TEST_P(NbdTransmissionTest, LongWritesThatFail) {
+  const std::string data = pattern(1U << 20, 6);
+  for (const bool read_only : {true, false}) {
+    Attached test(GetParam(), 2U << 20, read_only);
+    test.device->fail_range(700000, 1, {Errc::out_of_space, "full"});
+    for (const std::uint64_t offset : {std::uint64_t{0}, std::uint64_t{3U << 20}}) {
+      const Answer answer = test.client.ask(
+          {.command = Command::write, .cookie = 7, .offset = offset, .size = 1U << 20}, data);
+      EXPECT_EQ(answer.error, read_only ? WireError::eperm : WireError::enospc);
+      EXPECT_EQ(
+          test.client.ask({.command = Command::read, .cookie = 8, .offset = 5, .size = 9}).error,
+          WireError::none);
+    }
+  }
+}
+
 // Goal: clients that go in the middle of a long read leave nothing behind.
 TEST_P(NbdTransmissionTest, DisconnectInALongRead) {
   ServerFixture fixture;
