@@ -24,8 +24,9 @@ Result<std::uint64_t> parse_number(std::string_view text, int base, std::string_
   const char* end = text.data() + text.size();
   const auto [stopped, problem] = std::from_chars(text.data(), end, value, base);
   if (problem != std::errc() || stopped != end) {
-    return fail(Errc::corrupt, fmt::format("the {} in the metadata store is damaged: '{}' is no number",
-                                           what, text));
+    return fail(
+        Errc::corrupt,
+        fmt::format("the {} in the metadata store is damaged: '{}' is no number", what, text));
   }
   return value;
 }
@@ -34,7 +35,8 @@ KvCompare absent(std::string key) {
   return {.kind = KvCompare::Kind::absent, .key = std::move(key), .mod_revision = 0, .value = {}};
 }
 KvCompare present(std::string_view key) {
-  return {.kind = KvCompare::Kind::present, .key = std::string(key), .mod_revision = 0, .value = {}};
+  return {
+      .kind = KvCompare::Kind::present, .key = std::string(key), .mod_revision = 0, .value = {}};
 }
 KvCompare unchanged(const KeyValue& entry) {
   return {.kind = KvCompare::Kind::mod_revision_is,
@@ -43,10 +45,8 @@ KvCompare unchanged(const KeyValue& entry) {
           .value = {}};
 }
 KvOp put(std::string_view key, std::string value, std::uint64_t lease) {
-  return {.kind = KvOp::Kind::put,
-          .key = std::string(key),
-          .value = std::move(value),
-          .lease = lease};
+  return {
+      .kind = KvOp::Kind::put, .key = std::string(key), .value = std::move(value), .lease = lease};
 }
 KvOp remove(std::string_view key) {
   return {.kind = KvOp::Kind::remove, .key = std::string(key), .value = {}, .lease = 0};

@@ -1,4 +1,5 @@
-// Keys: the names under which metadata is kept. One page describes them: docs/formats/metadata_keys.md.
+// Keys: the names under which metadata is kept. One page describes them:
+// docs/formats/metadata_keys.md.
 //
 // Invariants: numbers in keys are hexadecimal of fixed width, so that keys sort as numbers do.
 #pragma once

@@ -39,9 +39,9 @@ struct KvCompare {
 struct KvOp {
   enum class Kind : std::uint8_t { put, remove, remove_prefix };
   Kind kind = Kind::put;
-  std::string key;        // or prefix
-  std::string value;      // put
-  std::uint64_t lease = 0;// put: the key goes when the lease ends
+  std::string key;          // or prefix
+  std::string value;        // put
+  std::uint64_t lease = 0;  // put: the key goes when the lease ends
 };
 
 struct KvTxnResult {
@@ -79,12 +79,13 @@ class Kv {
   virtual Task<std::optional<KeyValue>> get(std::string key) = 0;
   virtual Task<KvRange> list(std::string prefix) = 0;
   /// Applies all ops if all compares hold, else nothing (committed = false, no error).
+  /// Errors: not_found, when the lease of a put has ended; nothing is applied then.
   virtual Task<KvTxnResult> transact(std::vector<KvCompare> compares, std::vector<KvOp> ops) = 0;
   /// Changes after `revision` (as KvRange::revision gave it).
   virtual Task<std::unique_ptr<KvWatch>> watch(std::string prefix, std::uint64_t revision) = 0;
 
-  /// A new lease. It ends `ttl` after the last keep_alive(), and, where the store can know (SqliteKv
-  /// on one machine), when its process is gone.
+  /// A new lease. It ends `ttl` after the last keep_alive(), and, where the store can know
+  /// (SqliteKv on one machine), when its process is gone.
   virtual Task<std::uint64_t> grant_lease(std::chrono::milliseconds ttl) = 0;
   /// Errors: not_found, when the lease has ended.
   virtual Task<void> keep_alive(std::uint64_t lease) = 0;

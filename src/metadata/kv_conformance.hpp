@@ -1,5 +1,6 @@
 // The suite that every Kv passes. Instantiate it over a backend (test_support.hpp shows two):
-// `test` (a TestEnv) and `connect()`, which gives another client of the same, at first empty, store.
+// `test` (a TestEnv) and `connect()`, which gives another client of the same, at first empty,
+// store.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -22,7 +23,8 @@ class KvConformance : public ::testing::Test {
 
   static KvCompare compare(KvCompare::Kind kind, std::string key, std::uint64_t revision = 0,
                            std::string value = "") {
-    return {.kind = kind, .key = std::move(key), .mod_revision = revision, .value = std::move(value)};
+    return {
+        .kind = kind, .key = std::move(key), .mod_revision = revision, .value = std::move(value)};
   }
   KvTxnResult transact(std::vector<KvCompare> compares, std::vector<KvOp> ops) {
     return test().must(kv->transact(std::move(compares), std::move(ops)));
@@ -111,8 +113,9 @@ TYPED_TEST_P(KvConformance, Compares) {
   for (std::size_t index = 0; index < cases.size(); ++index) {
     SCOPED_TRACE(index);
     const std::uint64_t before = this->test().must(this->kv->list("/")).revision;
-    const auto result = this->transact({cases[index].first, this->compare(Kind::present, "/a")},
-                                       {keys::put("/t", std::to_string(index)), keys::remove("/u")});
+    const auto result =
+        this->transact({cases[index].first, this->compare(Kind::present, "/a")},
+                       {keys::put("/t", std::to_string(index)), keys::remove("/u")});
     EXPECT_EQ(result.committed, cases[index].second);
     EXPECT_EQ(result.revision, before + (result.committed ? 1 : 0));
     EXPECT_EQ(this->value("/t") == std::to_string(index), cases[index].second);
@@ -124,9 +127,9 @@ TYPED_TEST_P(KvConformance, Compares) {
 // Goal: operations of one transaction apply in order, under one revision.
 TYPED_TEST_P(KvConformance, OperationsInOrder) {
   this->put("/d/1", "x");
-  const auto result =
-      this->transact({}, {keys::put("/d/2", "y"), keys::remove_prefix("/d/"), keys::put("/d/3", "z"),
-                          keys::put("/d/3", "zz"), keys::remove("/d/none")});
+  const auto result = this->transact(
+      {}, {keys::put("/d/2", "y"), keys::remove_prefix("/d/"), keys::put("/d/3", "z"),
+           keys::put("/d/3", "zz"), keys::remove("/d/none")});
   EXPECT_EQ(this->list("/d/"), "/d/3=zz ");
   EXPECT_EQ(this->test().must(this->other->get("/d/3"))->mod_revision, result.revision);
   EXPECT_EQ(this->test().must(this->other->get("/d/3"))->create_revision, result.revision);
@@ -154,7 +157,8 @@ inline Job increment(Kv& kv, int times, int* left) {
     const auto entry = co_await kv.get("/counter");
     if (!entry.has_value()) break;
     const int old = *entry ? std::stoi((*entry)->value) : 0;
-    std::vector<KvCompare> compares = {*entry ? keys::unchanged(**entry) : keys::absent("/counter")};
+    std::vector<KvCompare> compares = {*entry ? keys::unchanged(**entry)
+                                              : keys::absent("/counter")};
     std::vector<KvOp> ops = {keys::put("/counter", std::to_string(old + 1))};
     const auto result = co_await kv.transact(std::move(compares), std::move(ops));
     if (!result.has_value()) break;
@@ -167,7 +171,8 @@ inline Job increment(Kv& kv, int times, int* left) {
 TYPED_TEST_P(KvConformance, TwoClientsLoseNoUpdate) {
   int left = 4;
   for (int job = 0; job < 4; ++job) {
-    spawn(this->test().sim.executor(), increment(job % 2 == 0 ? *this->kv : *this->other, 25, &left));
+    spawn(this->test().sim.executor(),
+          increment(job % 2 == 0 ? *this->kv : *this->other, 25, &left));
   }
   ASSERT_TRUE(this->test().sim.run_until([&] { return left == 0; }));
   EXPECT_EQ(this->value("/counter"), "100");
@@ -183,17 +188,20 @@ TYPED_TEST_P(KvConformance, WatchInOrder) {
   this->put("/elsewhere", "x");
   this->transact({}, {keys::put("/w/2", "a"), keys::put("/x", "b"), keys::remove("/w/1")});
   this->test().must(this->other->transact({}, {keys::remove_prefix("/w/")}));
-  const auto revision = [base](int after) { return std::to_string(base + static_cast<unsigned>(after)); };
+  const auto revision = [base](int after) {
+    return std::to_string(base + static_cast<unsigned>(after));
+  };
   EXPECT_EQ(this->events_until(*watch, start + 4),
-            revision(1) + "+/w/1=missed-nothing " + revision(3) + "+/w/2=a " + revision(3) + "-/w/1 " +
-                revision(4) + "-/w/2 " + revision(4) + "-/w/before ");
+            revision(1) + "+/w/1=missed-nothing " + revision(3) + "+/w/2=a " + revision(3) +
+                "-/w/1 " + revision(4) + "-/w/2 " + revision(4) + "-/w/before ");
 }
 
 // Goal: events of one transaction come by one next().
 TYPED_TEST_P(KvConformance, WatchGivesWholeTransactions) {
   const auto watch = this->test().must(this->other->watch("/w/", 0));
   std::vector<KvOp> ops;
-  for (int index = 0; index < 50; ++index) ops.push_back(keys::put("/w/" + std::to_string(index), ""));
+  for (int index = 0; index < 50; ++index)
+    ops.push_back(keys::put("/w/" + std::to_string(index), ""));
   this->transact({}, ops);
   EXPECT_EQ(this->test().must(watch->next()).size(), 50U);
 }
@@ -221,7 +229,8 @@ TYPED_TEST_P(KvConformance, WatchCloses) {
   EXPECT_EQ(this->test().run(this->kv->transact({}, {})).code(), Errc::closed);
 }
 
-// Goal: a watch that starts too far back, or a reader too slow, is told so and not left in the dark.
+// Goal: a watch that starts too far back, or a reader too slow, is told so and not left in the
+// dark.
 TYPED_TEST_P(KvConformance, WatchTellsWhenItMissed) {
   const std::uint64_t start = this->put("/w/1", "x");
   for (std::size_t round = 0; round < 2 * kTestHistoryCount; ++round) {
@@ -253,11 +262,11 @@ TYPED_TEST_P(KvConformance, Leases) {
   EXPECT_EQ(this->list("/l/"), "/l/1=a /l/2=free ");
   EXPECT_EQ(this->test().run(this->kv->keep_alive(second)).code(), Errc::not_found);
   this->test().sim.run_for(milliseconds(2000));
-  EXPECT_EQ(this->events_until(*watch, revision + 2), std::to_string(revision + 1) + "-/l/3 " +
-                                                          std::to_string(revision + 2) + "-/l/1 ");
+  EXPECT_EQ(this->events_until(*watch, revision + 2),
+            std::to_string(revision + 1) + "-/l/3 " + std::to_string(revision + 2) + "-/l/1 ");
   EXPECT_EQ(this->list("/l/"), "/l/2=free ");
-  const auto late = this->test().run(this->kv->transact(
-      {}, {keys::put("/l/0", "x"), keys::put("/l/1", "x", lease)}));
+  const auto late = this->test().run(
+      this->kv->transact({}, {keys::put("/l/0", "x"), keys::put("/l/1", "x", lease)}));
   EXPECT_EQ(late.code(), Errc::not_found);
   EXPECT_EQ(this->value("/l/0"), "(none)");
   const std::uint64_t third = this->test().must(this->kv->grant_lease(milliseconds(3000)));

@@ -2,8 +2,8 @@
 //
 // Invariants: valid(now) is true only while the store cannot have ended the lease, by the monotonic
 // clock: it counts from when the last successful renewal was *sent*. Once lost() it never is valid
-// again; unsure (the store is unreachable) it may become valid again by itself, and then nothing under
-// it was lost. Threading: one loop. Source: DESIGN.md section 4.
+// again; unsure (the store is unreachable) it may become valid again by itself, and then nothing
+// under it was lost. Threading: one loop. Source: DESIGN.md section 4.
 #pragma once
 
 #include <chrono>

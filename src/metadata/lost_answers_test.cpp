@@ -1,4 +1,5 @@
-// Leases and transactions when the store misbehaves. Method: a Kv that fails on demand, over TempKv.
+// Leases and transactions when the store misbehaves. Method: a Kv that fails on demand, over
+// TempKv.
 #include <gtest/gtest.h>
 
 #include "metadata/lease.hpp"
@@ -88,7 +89,8 @@ TEST_P(LostAnswersTest, AreResolved) {
   lose();
   init();
   lose();
-  const VolumeRecord demo = test.must(metadata.create_volume({.name = "demo", .size = 4096, .block_spec = "", .replication = 0}));
+  const VolumeRecord demo = test.must(
+      metadata.create_volume({.name = "demo", .size = 4096, .block_spec = "", .replication = 0}));
   EXPECT_EQ(demo.id.value, 1U);
   EXPECT_EQ(test.must(metadata.list_volumes()).size(), 1U);
   const std::uint64_t lease = test.must(kv.grant_lease(std::chrono::hours(1)));
@@ -138,11 +140,12 @@ TEST_P(LostAnswersTest, AreResolved) {
 INSTANTIATE_TEST_SUITE_P(Both, LostAnswersTest,
                          ::testing::Values(FlakyKv::Loss::question, FlakyKv::Loss::answer));
 
-// Goal: when nothing can be read after a lost answer, the caller hears that the outcome is unknown: a
-// checkpoint that may be committed must not be cleaned up.
+// Goal: when nothing can be read after a lost answer, the caller hears that the outcome is unknown:
+// a checkpoint that may be committed must not be cleaned up.
 TEST_F(FlakyMetadataTest, UnreadableIsUnknown) {
   init();
-  const VolumeRecord demo = test.must(metadata.create_volume({.name = "demo", .size = 4096, .block_spec = "", .replication = 0}));
+  const VolumeRecord demo = test.must(
+      metadata.create_volume({.name = "demo", .size = 4096, .block_spec = "", .replication = 0}));
   const std::uint64_t lease = test.must(kv.grant_lease(std::chrono::hours(1)));
   const AcquiredVolume held = test.must(metadata.acquire_volume(demo.id, lease, "A"));
   kv.next_transaction = FlakyKv::Loss::answer;
@@ -189,9 +192,9 @@ TEST_F(LeaseTest, IsKeptAlive) {
   EXPECT_EQ(changes, 1);
 }
 
-// Goal: when the store is away, valid() turns false before the store can have ended the lease, waiters
-// are told, and when it comes back in time nothing was lost. Method: another client renews the lease in
-// the store meanwhile, so that it outlives what its holder can be sure of.
+// Goal: when the store is away, valid() turns false before the store can have ended the lease,
+// waiters are told, and when it comes back in time nothing was lost. Method: another client renews
+// the lease in the store meanwhile, so that it outlives what its holder can be sure of.
 TEST_F(LeaseTest, OutageWithinAndBeyondTheTtl) {
   auto lease = test.must(Lease::grant(test.env, kv, seconds(9)));
   const auto direct = store.connect();

@@ -11,8 +11,9 @@ namespace {
 constexpr std::uint64_t kVolumeSizeMax = std::uint64_t{1} << 50;
 
 tl::unexpected<Error> no_such_volume(std::string_view name) {
-  return fail(Errc::not_found,
-              fmt::format("there is no volume '{}'; 'agroctl volume list' shows those there are", name));
+  return fail(
+      Errc::not_found,
+      fmt::format("there is no volume '{}'; 'agroctl volume list' shows those there are", name));
 }
 
 }  // namespace
@@ -136,12 +137,11 @@ Task<VolumeRecord> Metadata::create_volume(NewVolume wanted) {
     head.size = volume.size;
     std::vector<KvCompare> compares = {keys::unchanged(*counter),
                                        keys::absent(keys::name(volume.name))};
-    std::vector<KvOp> ops = {
-        keys::put(keys::kNextVolume, std::to_string(volume.id.value + 1)),
-        keys::put(keys::name(volume.name), keys::volume_text(volume.id)),
-        keys::put(keys::volume(volume.id), encode(volume)),
-        keys::put(keys::head(volume.id), encode(head)),
-        keys::put(keys::epoch(volume.id), "0")};
+    std::vector<KvOp> ops = {keys::put(keys::kNextVolume, std::to_string(volume.id.value + 1)),
+                             keys::put(keys::name(volume.name), keys::volume_text(volume.id)),
+                             keys::put(keys::volume(volume.id), encode(volume)),
+                             keys::put(keys::head(volume.id), encode(head)),
+                             keys::put(keys::epoch(volume.id), "0")};
     AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
     if (outcome == Outcome::committed) co_return volume;
     if (outcome == Outcome::unknown) unresolved_value = encode(volume);

@@ -1,11 +1,12 @@
-// Metadata: the cluster's little shared truth (volumes, epochs and locks, INode pointers, peers, rings).
+// Metadata: the cluster's little shared truth (volumes, epochs and locks, INode pointers, peers,
+// rings).
 //
 // Written once over the Kv seam; each change is one transaction, guarded by what it read.
-// Invariants: a volume id is never reused; an epoch is minted once; an INode pointer moves only while
-// its mover holds lock and epoch. A transaction whose answer was lost is resolved by reading again, so
-// no call returns outcome_unknown unless the store stays unreadable.
-// Threading: one loop; any number of Metadata share one Kv.
-// Format: docs/formats/metadata_keys.md. Source: DESIGN.md sections 2, 4, 5.
+// Invariants: a volume id is never reused; an epoch is minted once; an INode pointer moves only
+// while its mover holds lock and epoch. A transaction whose answer was lost is resolved by reading
+// again, so no call returns outcome_unknown unless the store stays unreadable. Threading: one loop;
+// any number of Metadata share one Kv. Format: docs/formats/metadata_keys.md. Source: DESIGN.md
+// sections 2, 4, 5.
 #pragma once
 
 #include <memory>
@@ -46,9 +47,9 @@ struct PeerView {
 struct ClusterView {
   std::optional<ClusterRecord> cluster;  // none before init
   RingSpec ring;
-  std::vector<PeerView> peers;           // sorted by id
-  std::vector<VolumeRecord> volumes;     // sorted by id
-  std::vector<Tombstone> tombstones;     // sorted by volume id
+  std::vector<PeerView> peers;        // sorted by id
+  std::vector<VolumeRecord> volumes;  // sorted by id
+  std::vector<Tombstone> tombstones;  // sorted by volume id
   std::uint64_t revision = 0;
 };
 
@@ -74,8 +75,8 @@ Result<void> check_volume_name(std::string_view name);
 std::vector<PeerId> ring_peers(const RingSpec& ring);
 
 /// Errors of every call, besides its own: those of Kv; corrupt (a record is damaged); not_found
-/// "…holds no cluster; run 'agroctl init'" before init_cluster(); conflict, when others kept changing
-/// the same keys.
+/// "…holds no cluster; run 'agroctl init'" before init_cluster(); conflict, when others kept
+/// changing the same keys.
 class Metadata {
  public:
   /// `env` and `kv` outlive it.
@@ -118,8 +119,8 @@ class Metadata {
   /// Moves the INode pointer. Shape: head.epoch and head.checkpoint_epoch are at most `epoch`.
   /// Errors: fenced, unless lock and epoch are still ours.
   Task<void> commit_head(VolumeId volume, Epoch epoch, std::uint64_t lease, VolumeHead head);
-  /// Records, before the first such acknowledgment, that blocks are acknowledged with `copies` copies
-  /// only; 0 clears it. Errors: fenced, as commit_head().
+  /// Records, before the first such acknowledgment, that blocks are acknowledged with `copies`
+  /// copies only; 0 clears it. Errors: fenced, as commit_head().
   Task<void> set_degraded(VolumeId volume, Epoch epoch, std::uint64_t lease, std::uint32_t copies);
 
   // --- peers ---

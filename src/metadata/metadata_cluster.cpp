@@ -118,8 +118,9 @@ Task<void> Metadata::forget_peer(PeerId peer) {
         AGRO_CO_TRY(const RingSpec ring, decode_ring(entry.value));
         const std::vector<PeerId> members = ring_peers(ring);
         if (std::binary_search(members.begin(), members.end(), peer)) {
-          co_return fail(Errc::conflict, fmt::format("peer {} is in the ring; remove it there first",
-                                                     peer.to_string()));
+          co_return fail(
+              Errc::conflict,
+              fmt::format("peer {} is in the ring; remove it there first", peer.to_string()));
         }
         compares.push_back(keys::unchanged(entry));
       }

@@ -9,7 +9,8 @@
 
 namespace agro {
 
-/// Optimistic transactions lose only to somebody else's success; so many losses in a row are no luck.
+/// Optimistic transactions lose only to somebody else's success; so many losses in a row are no
+/// luck.
 inline constexpr int kAttemptsMax = 64;
 
 /// The keys of one volume outside the view, as read at one revision.

@@ -20,8 +20,10 @@ Uuid uuid(std::uint8_t number) {
 }
 
 RingSpec ring_of(std::uint64_t version, std::vector<std::uint8_t> numbers) {
-  RingSpec ring{.kind = RingKind::mod, .version = version, .replication = 2, .members = {}, .parts = {}};
-  for (const std::uint8_t number : numbers) ring.members.push_back({.id = uuid(number), .weight = 1});
+  RingSpec ring{
+      .kind = RingKind::mod, .version = version, .replication = 2, .members = {}, .parts = {}};
+  for (const std::uint8_t number : numbers)
+    ring.members.push_back({.id = uuid(number), .weight = 1});
   return ring;
 }
 
@@ -41,9 +43,12 @@ class MetadataTest : public ::testing::Test {
     test().must(a.init_cluster(cluster, ring_of(1, {1, 2, 3})));
   }
   VolumeRecord create(std::string name) {
-    return test().must(a.create_volume({.name = std::move(name), .size = 1 << 20, .block_spec = "", .replication = 0}));
+    return test().must(a.create_volume(
+        {.name = std::move(name), .size = 1 << 20, .block_spec = "", .replication = 0}));
   }
-  std::uint64_t lease(Kv& kv, milliseconds ttl = hours(1)) { return test().must(kv.grant_lease(ttl)); }
+  std::uint64_t lease(Kv& kv, milliseconds ttl = hours(1)) {
+    return test().must(kv.grant_lease(ttl));
+  }
   PeerRecord peer(std::uint8_t number) {
     PeerRecord record;
     record.id = uuid(number);
@@ -76,7 +81,9 @@ TYPED_TEST(MetadataTest, BeforeInit) {
   EXPECT_EQ(this->error(this->a.ring(), hint), Errc::not_found);
   EXPECT_EQ(this->error(this->a.find_volume("x"), hint), Errc::not_found);
   EXPECT_EQ(this->error(this->a.delete_volume("x"), hint), Errc::not_found);
-  EXPECT_EQ(this->error(this->a.create_volume({.name = "x", .size = 4096, .block_spec = "", .replication = 0}), hint),
+  EXPECT_EQ(this->error(this->a.create_volume(
+                            {.name = "x", .size = 4096, .block_spec = "", .replication = 0}),
+                        hint),
             Errc::not_found);
   EXPECT_EQ(this->error(this->a.register_peer(this->peer(1), this->lease(*this->kv_a)), hint),
             Errc::not_found);
@@ -106,10 +113,12 @@ TYPED_TEST(MetadataTest, VolumesByName) {
   EXPECT_EQ(demo.block_spec, "crc,base");
   EXPECT_EQ(this->test().must(this->b.find_volume("demo")), demo);
   EXPECT_EQ(this->test().must(this->b.head(demo.id)), (VolumeHead{.size = demo.size}));
-  EXPECT_EQ(this->error(this->b.create_volume({.name = "demo", .size = 4096, .block_spec = "", .replication = 0}), "demo"),
+  EXPECT_EQ(this->error(this->b.create_volume(
+                            {.name = "demo", .size = 4096, .block_spec = "", .replication = 0}),
+                        "demo"),
             Errc::already_exists);
-  const VolumeRecord other = this->test().must(
-      this->b.create_volume({.name = "a.b_C-9", .size = 4096, .block_spec = "base", .replication = 3}));
+  const VolumeRecord other = this->test().must(this->b.create_volume(
+      {.name = "a.b_C-9", .size = 4096, .block_spec = "base", .replication = 3}));
   EXPECT_EQ(other.replication, 3U);
   EXPECT_EQ(this->test().must(this->a.list_volumes()), (std::vector<VolumeRecord>{demo, other}));
   EXPECT_EQ(this->error(this->a.find_volume("none"), "volume list"), Errc::not_found);
@@ -120,14 +129,20 @@ TYPED_TEST(MetadataTest, BadVolumes) {
   for (const std::string& name :
        {std::string(), std::string("-x"), std::string(".x"), std::string("a@b"), std::string("a/b"),
         std::string("a b"), std::string("\xc3\xa4"), std::string(256, 'x')}) {
-    EXPECT_EQ(this->error(this->a.create_volume({.name = name, .size = 4096, .block_spec = "", .replication = 0}), "volume name"),
+    EXPECT_EQ(this->error(this->a.create_volume(
+                              {.name = name, .size = 4096, .block_spec = "", .replication = 0}),
+                          "volume name"),
               Errc::invalid_argument);
   }
   for (const std::uint64_t size : {std::uint64_t{0}, std::uint64_t{512}, std::uint64_t{1} << 51}) {
-    EXPECT_EQ(this->error(this->a.create_volume({.name = "x", .size = size, .block_spec = "", .replication = 0}), "bytes"),
+    EXPECT_EQ(this->error(this->a.create_volume(
+                              {.name = "x", .size = size, .block_spec = "", .replication = 0}),
+                          "bytes"),
               Errc::invalid_argument);
   }
-  EXPECT_EQ(this->error(this->a.create_volume({.name = "x", .size = 4096, .block_spec = "", .replication = 4}), "3 peers"),
+  EXPECT_EQ(this->error(this->a.create_volume(
+                            {.name = "x", .size = 4096, .block_spec = "", .replication = 4}),
+                        "3 peers"),
             Errc::invalid_argument);
   EXPECT_TRUE(check_volume_name(std::string(255, 'x')).has_value());
 }
@@ -146,7 +161,8 @@ TYPED_TEST(MetadataTest, IdsAreNeverReused) {
 
 inline Job create_many(Metadata& metadata, std::string prefix, int count, int* done) {
   for (int index = 0; index < count; ++index) {
-    NewVolume wanted{.name = prefix + std::to_string(index), .size = 4096, .block_spec = "", .replication = 0};
+    NewVolume wanted{
+        .name = prefix + std::to_string(index), .size = 4096, .block_spec = "", .replication = 0};
     const auto volume = co_await metadata.create_volume(std::move(wanted));
     *done += volume.has_value() ? 1 : 0;
   }
@@ -163,7 +179,8 @@ TYPED_TEST(MetadataTest, CreateAtTheSameTime) {
   }
   ASSERT_TRUE(this->test().sim.run_until([&] { return done == 40; }));
   std::set<std::uint64_t> ids;
-  for (const VolumeRecord& volume : this->test().must(this->a.list_volumes())) ids.insert(volume.id.value);
+  for (const VolumeRecord& volume : this->test().must(this->a.list_volumes()))
+    ids.insert(volume.id.value);
   EXPECT_EQ(ids.size(), 40U);
   EXPECT_EQ(*ids.rbegin(), 40U);
 }
@@ -181,7 +198,8 @@ TYPED_TEST(MetadataTest, DeleteLeavesATombstone) {
   EXPECT_EQ(this->error(this->a.delete_volume("demo"), "demo"), Errc::not_found);
   EXPECT_EQ(this->error(this->a.acquire_volume(demo.id, this->lease(*this->kv_a), "x"), "deleted"),
             Errc::not_found);
-  for (const std::uint8_t number : {1, 9, 9, 2}) this->test().must(this->a.purge_done(demo.id, uuid(number)));
+  for (const std::uint8_t number : {1, 9, 9, 2})
+    this->test().must(this->a.purge_done(demo.id, uuid(number)));
   EXPECT_EQ(this->test().must(this->b.tombstones()).at(0).peers, (std::vector{uuid(3)}));
   this->test().must(this->a.purge_done(demo.id, uuid(3)));
   this->test().must(this->a.purge_done(demo.id, uuid(3)));
@@ -193,23 +211,27 @@ TYPED_TEST(MetadataTest, OneWriter) {
   const VolumeRecord demo = this->create("demo");
   const std::uint64_t lease_a = this->lease(*this->kv_a);
   const std::uint64_t lease_b = this->lease(*this->kv_b);
-  const AcquiredVolume first = this->test().must(this->a.acquire_volume(demo.id, lease_a, "A on host, pid 1"));
+  const AcquiredVolume first =
+      this->test().must(this->a.acquire_volume(demo.id, lease_a, "A on host, pid 1"));
   EXPECT_EQ(first.volume, demo);
   EXPECT_EQ(first.epoch.value, 1U);
   EXPECT_FALSE(first.head.has_checkpoint());
   EXPECT_EQ(first.degraded_copies, std::nullopt);
-  EXPECT_EQ(this->error(this->b.acquire_volume(demo.id, lease_b, "B"), "A on host, pid 1"), Errc::locked);
+  EXPECT_EQ(this->error(this->b.acquire_volume(demo.id, lease_b, "B"), "A on host, pid 1"),
+            Errc::locked);
   EXPECT_EQ(this->error(this->a.acquire_volume(demo.id, lease_a, "A"), "A on host"), Errc::locked);
   EXPECT_EQ(this->error(this->b.delete_volume("demo"), "A on host, pid 1"), Errc::locked);
   EXPECT_EQ(this->test().must(this->b.lock_of(demo.id))->epoch.value, 1U);
 
-  const VolumeHead head{.epoch = {1}, .checkpoint_epoch = {1}, .root_index = 3, .sequence = 9, .size = demo.size};
+  const VolumeHead head{
+      .epoch = {1}, .checkpoint_epoch = {1}, .root_index = 3, .sequence = 9, .size = demo.size};
   this->test().must(this->a.commit_head(demo.id, first.epoch, lease_a, head));
   this->test().must(this->a.set_degraded(demo.id, first.epoch, lease_a, 1));
   this->test().must(this->a.release_volume(demo.id, first.epoch, lease_a));
   this->test().must(this->a.release_volume(demo.id, first.epoch, lease_a));
   EXPECT_EQ(this->test().must(this->b.lock_of(demo.id)), std::nullopt);
-  EXPECT_EQ(this->error(this->a.commit_head(demo.id, first.epoch, lease_a, head), "lease"), Errc::fenced);
+  EXPECT_EQ(this->error(this->a.commit_head(demo.id, first.epoch, lease_a, head), "lease"),
+            Errc::fenced);
 
   const AcquiredVolume second = this->test().must(this->b.acquire_volume(demo.id, lease_b, "B"));
   EXPECT_EQ(second.epoch.value, 2U);
@@ -217,12 +239,15 @@ TYPED_TEST(MetadataTest, OneWriter) {
   EXPECT_EQ(second.degraded_copies, 1U);
   this->test().must(this->b.set_degraded(demo.id, second.epoch, lease_b, 0));
   this->test().must(this->b.set_degraded(demo.id, second.epoch, lease_b, 0));
-  EXPECT_EQ(this->error(this->a.commit_head(demo.id, first.epoch, lease_a, head), "opened by B"), Errc::fenced);
-  EXPECT_EQ(this->error(this->a.set_degraded(demo.id, first.epoch, lease_a, 1), "opened by B"), Errc::fenced);
+  EXPECT_EQ(this->error(this->a.commit_head(demo.id, first.epoch, lease_a, head), "opened by B"),
+            Errc::fenced);
+  EXPECT_EQ(this->error(this->a.set_degraded(demo.id, first.epoch, lease_a, 1), "opened by B"),
+            Errc::fenced);
   this->test().must(this->a.release_volume(demo.id, first.epoch, lease_a));  // not ours: left alone
   EXPECT_EQ(this->test().must(this->a.lock_of(demo.id))->holder, "B");
   this->test().must(this->b.release_volume(demo.id, second.epoch, lease_b));
-  EXPECT_EQ(this->test().must(this->a.acquire_volume(demo.id, lease_a, "A")).degraded_copies, std::nullopt);
+  EXPECT_EQ(this->test().must(this->a.acquire_volume(demo.id, lease_a, "A")).degraded_copies,
+            std::nullopt);
 }
 
 // Goal: a writer whose lease ended is fenced; it may resume exactly when nobody came between.
@@ -234,19 +259,24 @@ TYPED_TEST(MetadataTest, LostLease) {
   VolumeHead head = held.head;
   head.epoch = held.epoch;
   this->test().sim.run_for(milliseconds(4000));
-  EXPECT_EQ(this->error(this->a.commit_head(demo.id, held.epoch, lease_a, head), "lease"), Errc::fenced);
+  EXPECT_EQ(this->error(this->a.commit_head(demo.id, held.epoch, lease_a, head), "lease"),
+            Errc::fenced);
   EXPECT_EQ(this->error(this->a.acquire_volume(demo.id, lease_a, "A"), "lease"), Errc::fenced);
-  EXPECT_EQ(this->error(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"), "lease"), Errc::fenced);
+  EXPECT_EQ(this->error(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"), "lease"),
+            Errc::fenced);
   lease_a = this->lease(*this->kv_a, milliseconds(3000));
   this->test().must(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"));
   this->test().must(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"));
   this->test().must(this->a.commit_head(demo.id, held.epoch, lease_a, head));
   this->test().sim.run_for(milliseconds(4000));
-  const AcquiredVolume taken = this->test().must(this->b.acquire_volume(demo.id, this->lease(*this->kv_b), "B"));
+  const AcquiredVolume taken =
+      this->test().must(this->b.acquire_volume(demo.id, this->lease(*this->kv_b), "B"));
   EXPECT_EQ(taken.epoch.value, held.epoch.value + 1);
   lease_a = this->lease(*this->kv_a);
-  EXPECT_EQ(this->error(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"), "opened"), Errc::fenced);
-  EXPECT_EQ(this->error(this->a.resume_volume({77}, held.epoch, lease_a, "A"), "deleted"), Errc::fenced);
+  EXPECT_EQ(this->error(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"), "opened"),
+            Errc::fenced);
+  EXPECT_EQ(this->error(this->a.resume_volume({77}, held.epoch, lease_a, "A"), "deleted"),
+            Errc::fenced);
 }
 
 inline Job open_and_close(Metadata& metadata, VolumeId volume, std::uint64_t lease, int* rounds,
@@ -274,7 +304,8 @@ TYPED_TEST(MetadataTest, RaceForTheLock) {
   for (int job = 0; job < 4; ++job) {
     Kv& kv = job % 2 == 0 ? *this->kv_a : *this->kv_b;
     Metadata& metadata = job % 2 == 0 ? this->a : this->b;
-    spawn(this->test().sim.executor(), open_and_close(metadata, demo.id, this->lease(kv), &rounds, &epochs));
+    spawn(this->test().sim.executor(),
+          open_and_close(metadata, demo.id, this->lease(kv), &rounds, &epochs));
   }
   ASSERT_TRUE(this->test().sim.run_until([&] { return rounds <= 0; }));
   this->test().sim.poll();
@@ -288,7 +319,8 @@ TYPED_TEST(MetadataTest, Peers) {
   this->test().must(this->a.register_peer(this->peer(1), lease_a));
   this->test().must(this->a.register_peer(this->peer(1), lease_a));
   const std::uint64_t lease_b = this->lease(*this->kv_b);
-  EXPECT_EQ(this->error(this->b.register_peer(this->peer(1), lease_b), "copied"), Errc::already_exists);
+  EXPECT_EQ(this->error(this->b.register_peer(this->peer(1), lease_b), "copied"),
+            Errc::already_exists);
   this->test().must(this->b.register_peer(this->peer(8), lease_b));
   PeerRecord used = this->peer(8);
   used.used = 42;
@@ -309,14 +341,17 @@ TYPED_TEST(MetadataTest, Peers) {
   this->test().must(this->kv_b->revoke_lease(lease_b));
   this->test().must(this->a.forget_peer(uuid(8)));
   EXPECT_EQ(this->test().must(this->a.list_peers()).size(), 1U);
-  EXPECT_EQ(this->test().must(this->a.tombstones()).at(0).peers, (std::vector{uuid(1), uuid(2), uuid(3)}));
+  EXPECT_EQ(this->test().must(this->a.tombstones()).at(0).peers,
+            (std::vector{uuid(1), uuid(2), uuid(3)}));
 }
 
 TYPED_TEST(MetadataTest, RingVersions) {
   this->init();
   this->test().must(this->a.publish_ring(ring_of(2, {1, 2}), 1));
-  EXPECT_EQ(this->error(this->b.publish_ring(ring_of(2, {3, 4}), 1), "version 2, not 1"), Errc::conflict);
-  EXPECT_EQ(this->error(this->b.publish_ring(ring_of(5, {3, 4}), 2), "cannot be"), Errc::invalid_argument);
+  EXPECT_EQ(this->error(this->b.publish_ring(ring_of(2, {3, 4}), 1), "version 2, not 1"),
+            Errc::conflict);
+  EXPECT_EQ(this->error(this->b.publish_ring(ring_of(5, {3, 4}), 2), "cannot be"),
+            Errc::invalid_argument);
   EXPECT_EQ(this->test().must(this->b.ring()), ring_of(2, {1, 2}));
   RingSpec both = ring_of(3, {});
   both.kind = RingKind::union_;
@@ -370,8 +405,11 @@ TYPED_TEST(MetadataTest, DamagedRecords) {
     this->test().must(this->kv_a->transact({}, std::move(ops)));
     const bool of_volume = key.find("/volume") != std::string::npos;
     const Errc code =
-        of_volume ? this->error(this->a.acquire_volume(demo.id, lease, "A"), "damaged")
-                  : this->error(this->a.create_volume({.name = "x", .size = 4096, .block_spec = "", .replication = 0}), "damaged");
+        of_volume
+            ? this->error(this->a.acquire_volume(demo.id, lease, "A"), "damaged")
+            : this->error(this->a.create_volume(
+                              {.name = "x", .size = 4096, .block_spec = "", .replication = 0}),
+                          "damaged");
     EXPECT_EQ(code, Errc::corrupt);
     std::vector<KvOp> repair = {keys::put(key, good->value)};
     this->test().must(this->kv_a->transact({}, std::move(repair)));

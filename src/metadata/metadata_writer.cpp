@@ -5,8 +5,8 @@ namespace agro {
 namespace {
 
 tl::unexpected<Error> fail_fenced(VolumeId volume, Epoch epoch, std::string_view why) {
-  return fail(Errc::fenced,
-              fmt::format("volume {} is no longer ours (epoch {}): {}", volume.value, epoch.value, why));
+  return fail(Errc::fenced, fmt::format("volume {} is no longer ours (epoch {}): {}", volume.value,
+                                        epoch.value, why));
 }
 
 }  // namespace
@@ -39,8 +39,9 @@ Task<Metadata::VolumeKeys> Metadata::read_volume_keys(VolumeId volume) {
                    fmt::format("there is no volume {}; was it deleted?", volume.value));
   }
   if (!has_head || !has_epoch) {
-    co_return fail(Errc::corrupt, fmt::format("the metadata store lost the head or epoch of volume {}",
-                                              volume.value));
+    co_return fail(
+        Errc::corrupt,
+        fmt::format("the metadata store lost the head or epoch of volume {}", volume.value));
   }
   co_return found;
 }
@@ -99,15 +100,14 @@ Task<AcquiredVolume> Metadata::acquire_volume(VolumeId volume, std::uint64_t lea
                             .degraded_copies = found->degraded_copies};
     if (found->lock.has_value()) {
       if (unresolved && found->lock->token == lock.token) co_return acquired;
-      co_return fail(Errc::locked,
-                     fmt::format("volume '{}' is open by {}", acquired.volume.name, found->lock->holder));
+      co_return fail(Errc::locked, fmt::format("volume '{}' is open by {}", acquired.volume.name,
+                                               found->lock->holder));
     }
     acquired.epoch.value += 1;
     lock.epoch = acquired.epoch;
-    std::vector<KvCompare> compares = {keys::absent(keys::lock(volume)),
-                                       keys::unchanged(found->epoch_entry),
-                                       keys::unchanged(found->head_entry),
-                                       keys::unchanged(**record)};
+    std::vector<KvCompare> compares = {
+        keys::absent(keys::lock(volume)), keys::unchanged(found->epoch_entry),
+        keys::unchanged(found->head_entry), keys::unchanged(**record)};
     std::vector<KvOp> ops = {keys::put(keys::lock(volume), encode(lock), lease),
                              keys::put(keys::epoch(volume), std::to_string(acquired.epoch.value))};
     AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));

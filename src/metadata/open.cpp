@@ -18,7 +18,8 @@ Task<std::unique_ptr<Kv>> open_kv(Env& env, std::string uri, bool create) {
     co_return store.connect();
   }
   if (uri.starts_with("etcd:")) {
-    co_return fail(Errc::not_supported, "metadata in etcd comes with a later version; use sqlite:PATH");
+    co_return fail(Errc::not_supported,
+                   "metadata in etcd comes with a later version; use sqlite:PATH");
   }
   if (!uri.starts_with(kSqlite) || uri.size() == kSqlite.size()) {
     co_return fail(Errc::invalid_argument,

@@ -1,7 +1,8 @@
 // WatchQueue: changes on their way from a store to the reader of one watch.
 //
-// Invariants: events of a transaction arrive together; nothing is dropped silently: a reader that left
-// too much unread is told that it fell behind. Threading: one loop; shared by store and reader.
+// Invariants: events of a transaction arrive together; nothing is dropped silently: a reader that
+// left too much unread is told that it fell behind. Threading: one loop; shared by store and
+// reader.
 #pragma once
 
 #include <memory>

@@ -224,7 +224,8 @@ std::string encode(const Tombstone& record) {
 
 Result<Tombstone> decode_tombstone(std::string_view bytes) {
   AGRO_TRY(const auto message, parse<v1::Tombstone>(bytes, "tombstone"));
-  if (message.volume() == 0 || message.volume() > kVolumeIdMax) return bad("tombstone", "volume id");
+  if (message.volume() == 0 || message.volume() > kVolumeIdMax)
+    return bad("tombstone", "volume id");
   Tombstone record;
   record.volume = {message.volume()};
   record.name = message.name();

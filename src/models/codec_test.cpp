@@ -12,7 +12,8 @@ Uuid uuid(std::uint8_t number) {
 }
 
 RingSpec ketama(std::uint64_t version, std::vector<std::uint8_t> numbers) {
-  RingSpec spec{.kind = RingKind::ketama, .version = version, .replication = 2, .members = {}, .parts = {}};
+  RingSpec spec{
+      .kind = RingKind::ketama, .version = version, .replication = 2, .members = {}, .parts = {}};
   for (const std::uint8_t number : numbers) {
     spec.members.push_back({.id = uuid(number), .weight = 10U * number});
   }
@@ -21,27 +22,41 @@ RingSpec ketama(std::uint64_t version, std::vector<std::uint8_t> numbers) {
 
 // Goal: every record comes back as it was. Method: every field set to something of its own.
 TEST(CodecTest, RoundTrips) {
-  const ClusterRecord cluster{.id = uuid(1), .block_size = 1 << 20, .block_spec = "crc,base",
-                              .min_copies = 1, .created_unix_ms = 1700000000123};
+  const ClusterRecord cluster{.id = uuid(1),
+                              .block_size = 1 << 20,
+                              .block_spec = "crc,base",
+                              .min_copies = 1,
+                              .created_unix_ms = 1700000000123};
   EXPECT_EQ(decode_cluster(encode(cluster)), cluster);
-  const VolumeRecord volume{.id = {kVolumeIdMax}, .name = "demo", .size = 10ULL << 30,
-                            .block_spec = "crc,base", .replication = 3,
-                            .state = VolumeState::active, .created_unix_ms = 5};
+  const VolumeRecord volume{.id = {kVolumeIdMax},
+                            .name = "demo",
+                            .size = 10ULL << 30,
+                            .block_spec = "crc,base",
+                            .replication = 3,
+                            .state = VolumeState::active,
+                            .created_unix_ms = 5};
   EXPECT_EQ(decode_volume(encode(volume)), volume);
-  const VolumeHead head{.epoch = {7}, .checkpoint_epoch = {6}, .root_index = 12,
-                        .sequence = UINT64_MAX, .size = 1};
+  const VolumeHead head{
+      .epoch = {7}, .checkpoint_epoch = {6}, .root_index = 12, .sequence = UINT64_MAX, .size = 1};
   EXPECT_EQ(decode_volume_head(encode(head)), head);
   EXPECT_TRUE(head.has_checkpoint());
   EXPECT_FALSE(VolumeHead{}.has_checkpoint());
-  const VolumeLock lock{.holder = "host pid 5", .lease = 9, .epoch = {7}, .token = UINT64_MAX,
+  const VolumeLock lock{.holder = "host pid 5",
+                        .lease = 9,
+                        .epoch = {7},
+                        .token = UINT64_MAX,
                         .acquired_unix_ms = -1};
   EXPECT_EQ(decode_volume_lock(encode(lock)), lock);
-  const PeerRecord peer{.id = uuid(2), .addresses = {"adp://a:1", "adp+unix:/x"}, .size = 100,
-                        .used = 50, .labels = {"z", "r", "h"}, .started_unix_ms = 1,
+  const PeerRecord peer{.id = uuid(2),
+                        .addresses = {"adp://a:1", "adp+unix:/x"},
+                        .size = 100,
+                        .used = 50,
+                        .labels = {"z", "r", "h"},
+                        .started_unix_ms = 1,
                         .updated_unix_ms = 2};
   EXPECT_EQ(decode_peer(encode(peer)), peer);
-  const Tombstone tombstone{.volume = {3}, .name = "old", .peers = {uuid(1), uuid(2)},
-                            .deleted_unix_ms = 4};
+  const Tombstone tombstone{
+      .volume = {3}, .name = "old", .peers = {uuid(1), uuid(2)}, .deleted_unix_ms = 4};
   EXPECT_EQ(decode_tombstone(encode(tombstone)), tombstone);
   RingSpec both = ketama(3, {1, 2, 3});
   both.kind = RingKind::union_;
@@ -59,16 +74,17 @@ TEST(CodecTest, UnknownFieldsAreSkipped) {
 // Goal: damaged bytes are corrupt, and the text names the record.
 TEST(CodecTest, DamageIsCorrupt) {
   const std::string good = encode(ClusterRecord{.id = uuid(1), .block_size = 4, .block_spec = "b"});
-  for (const std::string& bytes :
-       {std::string("\xff\xff", 2), good.substr(0, good.size() - 1), std::string("\x0a\x01x", 3),
-        std::string()}) {
+  for (const std::string& bytes : {std::string("\xff\xff", 2), good.substr(0, good.size() - 1),
+                                   std::string("\x0a\x01x", 3), std::string()}) {
     const auto decoded = decode_cluster(bytes);
     ASSERT_EQ(decoded.code(), Errc::corrupt);
     EXPECT_NE(decoded.error().message.find("cluster record"), std::string::npos);
   }
   EXPECT_EQ(decode_volume("").code(), Errc::corrupt);  // id 0
-  EXPECT_EQ(decode_volume(encode(VolumeRecord{.id = {kVolumeIdMax + 1}, .name = "x", .block_spec = ""})).code(),
-            Errc::corrupt);
+  EXPECT_EQ(
+      decode_volume(encode(VolumeRecord{.id = {kVolumeIdMax + 1}, .name = "x", .block_spec = ""}))
+          .code(),
+      Errc::corrupt);
   EXPECT_EQ(decode_peer("").code(), Errc::corrupt);
   EXPECT_EQ(decode_tombstone("").code(), Errc::corrupt);
 }

@@ -20,13 +20,27 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size == 0) return 0;
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
   switch (data[0] % 7) {
-    case 0: check(agro::decode_cluster, bytes); break;
-    case 1: check(agro::decode_volume, bytes); break;
-    case 2: check(agro::decode_volume_head, bytes); break;
-    case 3: check(agro::decode_volume_lock, bytes); break;
-    case 4: check(agro::decode_peer, bytes); break;
-    case 5: check(agro::decode_ring, bytes); break;
-    default: check(agro::decode_tombstone, bytes); break;
+    case 0:
+      check(agro::decode_cluster, bytes);
+      break;
+    case 1:
+      check(agro::decode_volume, bytes);
+      break;
+    case 2:
+      check(agro::decode_volume_head, bytes);
+      break;
+    case 3:
+      check(agro::decode_volume_lock, bytes);
+      break;
+    case 4:
+      check(agro::decode_peer, bytes);
+      break;
+    case 5:
+      check(agro::decode_ring, bytes);
+      break;
+    default:
+      check(agro::decode_tombstone, bytes);
+      break;
   }
   return 0;
 }

@@ -1,7 +1,8 @@
 // Records: what the metadata service holds about a cluster, as plain values.
 //
 // Times are milliseconds since 1970 and for people only. Format: models/agro.proto; codecs are in
-// models/codec.hpp, which keeps protobuf out of everybody's headers. Source: DESIGN.md sections 2-5.
+// models/codec.hpp, which keeps protobuf out of everybody's headers. Source: DESIGN.md sections
+// 2-5.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +59,7 @@ struct VolumeHead {
 
 /// Who has a volume open for writing. Its key goes with the lease.
 struct VolumeLock {
-  std::string holder;       // for people: "agroblock on host7, pid 4711"
+  std::string holder;  // for people: "agroblock on host7, pid 4711"
   std::uint64_t lease = 0;
   Epoch epoch;
   std::uint64_t token = 0;  // random; tells one acquisition from another

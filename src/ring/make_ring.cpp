@@ -9,11 +9,11 @@
 namespace agro {
 namespace {
 
-constexpr std::array<std::string_view, 5> kKindNames = {"empty", "single", "mod", "ketama", "union"};
+constexpr std::array<std::string_view, 5> kKindNames = {"empty", "single", "mod", "ketama",
+                                                        "union"};
 
 tl::unexpected<Error> bad(const RingSpec& spec, std::string_view why) {
-  return fail(Errc::invalid_argument,
-              fmt::format("a {} ring {}", ring_kind_name(spec.kind), why));
+  return fail(Errc::invalid_argument, fmt::format("a {} ring {}", ring_kind_name(spec.kind), why));
 }
 
 /// Sorts the members by id. Errors: invalid_argument.
@@ -28,7 +28,8 @@ Result<void> check_members(RingSpec& spec) {
       return bad(spec, "cannot give weight 0 to peer " + name + "; leave it out instead");
     }
     if (member.weight > kRingWeightMax) {
-      return bad(spec, fmt::format("cannot give a weight above {} to peer {}", kRingWeightMax, name));
+      return bad(spec,
+                 fmt::format("cannot give a weight above {} to peer {}", kRingWeightMax, name));
     }
     if (index > 0 && spec.members[index - 1].id == member.id) {
       return bad(spec, "names peer " + name + " twice");
@@ -63,12 +64,14 @@ Result<std::shared_ptr<const Ring>> make_union(RingSpec spec) {
   if (!spec.members.empty()) return bad(spec, "takes its members from its parts; name none");
   std::array<std::shared_ptr<const Ring>, 2> parts;
   for (std::size_t index = 0; index < parts.size(); ++index) {
-    if (spec.parts[index].kind == RingKind::union_) return bad(spec, "cannot have a union as a part");
+    if (spec.parts[index].kind == RingKind::union_)
+      return bad(spec, "cannot have a union as a part");
     AGRO_TRY(parts[index], make_ring(spec.parts[index]));
     spec.parts[index] = parts[index]->spec();
   }
   if (spec.replication != parts[1]->replication()) {
-    return bad(spec, fmt::format("has as many copies as its new part, {}", parts[1]->replication()));
+    return bad(spec,
+               fmt::format("has as many copies as its new part, {}", parts[1]->replication()));
   }
   return std::make_shared<const UnionRing>(std::move(spec), parts[0], parts[1]);
 }
@@ -83,8 +86,9 @@ std::string_view ring_kind_name(RingKind kind) {
 Result<RingKind> parse_ring_kind(std::string_view name) {
   const auto found = std::find(kKindNames.begin(), kKindNames.end(), name);
   if (found != kKindNames.end()) return static_cast<RingKind>(found - kKindNames.begin());
-  return fail(Errc::invalid_argument,
-              fmt::format("'{}' is no kind of ring: use empty, single, mod, ketama or union", name));
+  return fail(
+      Errc::invalid_argument,
+      fmt::format("'{}' is no kind of ring: use empty, single, mod, ketama or union", name));
 }
 
 std::string BasicRing::describe() const {
@@ -105,11 +109,17 @@ Result<std::shared_ptr<const Ring>> make_ring(RingSpec spec) {
   switch (spec.kind) {
     case RingKind::empty:
     case RingKind::single:
-    case RingKind::mod: ring = std::make_shared<const ModRing>(std::move(spec)); break;
-    case RingKind::ketama: ring = std::make_shared<const KetamaRing>(std::move(spec)); break;
-    case RingKind::union_: break;
+    case RingKind::mod:
+      ring = std::make_shared<const ModRing>(std::move(spec));
+      break;
+    case RingKind::ketama:
+      ring = std::make_shared<const KetamaRing>(std::move(spec));
+      break;
+    case RingKind::union_:
+      break;
   }
-  if (ring == nullptr) return fail(Errc::not_supported, "a ring of a kind this version does not know");
+  if (ring == nullptr)
+    return fail(Errc::not_supported, "a ring of a kind this version does not know");
   return ring;
 }
 

@@ -28,8 +28,8 @@ class Ring {
   virtual RingKind kind() const = 0;
   /// Grows by one at every change.
   virtual std::uint64_t version() const = 0;
-  /// How many copies a block has. More than members().size() while a cluster still grows: writes then
-  /// have no quorum.
+  /// How many copies a block has. More than members().size() while a cluster still grows: writes
+  /// then have no quorum.
   virtual std::uint32_t replication() const = 0;
   /// Sorted by id, without repetition.
   virtual const std::vector<RingMember>& members() const = 0;

@@ -39,7 +39,10 @@ void bm_union(benchmark::State& state) {
   RingSpec newer = spec_of(RingKind::ketama, count);
   RingSpec older = newer;
   older.members.pop_back();
-  look_up(state, {.kind = RingKind::union_, .version = 2, .replication = 2, .members = {},
+  look_up(state, {.kind = RingKind::union_,
+                  .version = 2,
+                  .replication = 2,
+                  .members = {},
                   .parts = {older, newer}});
 }
 BENCHMARK(bm_mod)->Arg(3)->Arg(30);

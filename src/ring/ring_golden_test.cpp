@@ -2,7 +2,8 @@
 //
 // Its lines: "ring KIND REPLICATION WEIGHT...", where member i has the id of i+1 repeated 16 times;
 // "union REPLICATION" joins the two rings above it; "VOLUME EPOCH INDEX TYPE: MEMBER..." is a
-// placement by the last ring. AGRO_REWRITE_GOLDEN=1 writes the placements anew (for added rings only).
+// placement by the last ring. AGRO_REWRITE_GOLDEN=1 writes the placements anew (for added rings
+// only).
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 

@@ -24,7 +24,8 @@ PeerId peer(std::uint32_t number) {
 
 RingSpec spec_of(RingKind kind, std::uint32_t replication, std::uint32_t first, std::uint32_t last,
                  std::uint64_t version = 1) {
-  RingSpec spec{.kind = kind, .version = version, .replication = replication, .members = {}, .parts = {}};
+  RingSpec spec{
+      .kind = kind, .version = version, .replication = replication, .members = {}, .parts = {}};
   for (std::uint32_t number = first; number <= last; ++number) {
     spec.members.push_back({.id = peer(number), .weight = 10});
   }
@@ -32,8 +33,11 @@ RingSpec spec_of(RingKind kind, std::uint32_t replication, std::uint32_t first, 
 }
 
 RingSpec union_of(RingSpec older, RingSpec newer) {
-  RingSpec spec{.kind = RingKind::union_, .version = newer.version, .replication = newer.replication,
-                .members = {}, .parts = {}};
+  RingSpec spec{.kind = RingKind::union_,
+                .version = newer.version,
+                .replication = newer.replication,
+                .members = {},
+                .parts = {}};
   spec.parts = {std::move(older), std::move(newer)};
   return spec;
 }
@@ -88,7 +92,8 @@ TEST(RingTest, BadSpecs) {
   with_parts.parts = {spec_of(RingKind::mod, 1, 1, 2)};
   RingSpec half = union_of(spec_of(RingKind::mod, 1, 1, 2), spec_of(RingKind::mod, 1, 1, 3));
   half.parts.pop_back();
-  RingSpec with_members = union_of(spec_of(RingKind::mod, 1, 1, 2), spec_of(RingKind::mod, 1, 1, 3));
+  RingSpec with_members =
+      union_of(spec_of(RingKind::mod, 1, 1, 2), spec_of(RingKind::mod, 1, 1, 3));
   with_members.members = doubled.members;
   RingSpec other_count = union_of(spec_of(RingKind::mod, 1, 1, 2), spec_of(RingKind::mod, 1, 1, 3));
   other_count.replication = 2;
@@ -117,8 +122,8 @@ TEST(RingTest, BadSpecs) {
 }
 
 TEST(RingTest, KindNames) {
-  for (const RingKind kind : {RingKind::empty, RingKind::single, RingKind::mod, RingKind::ketama,
-                              RingKind::union_}) {
+  for (const RingKind kind :
+       {RingKind::empty, RingKind::single, RingKind::mod, RingKind::ketama, RingKind::union_}) {
     EXPECT_EQ(parse_ring_kind(ring_kind_name(kind)), kind);
   }
   const auto bad = parse_ring_kind("modulo");
@@ -158,8 +163,9 @@ std::vector<double> loads(const Ring& ring, std::uint64_t block_count) {
 // Goal: load is near its share. Bounds: mod 3 %; ketama 30 % of each member's share at 120 points
 // (its standard deviation is 1/sqrt(120) = 9 %, and three copies even it out a little).
 TEST(RingTest, Balance) {
-  for (const auto& [kind, replication, bound] :
-       {std::tuple{RingKind::mod, 1U, 0.03}, {RingKind::ketama, 1U, 0.30}, {RingKind::ketama, 3U, 0.25}}) {
+  for (const auto& [kind, replication, bound] : {std::tuple{RingKind::mod, 1U, 0.03},
+                                                 {RingKind::ketama, 1U, 0.30},
+                                                 {RingKind::ketama, 3U, 0.25}}) {
     const auto ring = make(spec_of(kind, replication, 1, 30));
     const std::vector<double> all = loads(*ring, 300000);
     EXPECT_GT(*std::min_element(all.begin(), all.end()), 1 - bound) << ring_kind_name(kind);
@@ -174,8 +180,8 @@ TEST(RingTest, KetamaFollowsWeights) {
   for (const double load : loads(*make(spec), 100000)) EXPECT_NEAR(load, 1, 0.30);
 }
 
-// Goal: a new member takes its share and nothing else moves; a leaving one likewise. Bounds: no block
-// moves between old members; the new one takes at most 1.3 of 1/31.
+// Goal: a new member takes its share and nothing else moves; a leaving one likewise. Bounds: no
+// block moves between old members; the new one takes at most 1.3 of 1/31.
 TEST(RingTest, KetamaMovesLittle) {
   for (const std::uint32_t last : {30U, 100U}) {  // with the table and without
     const auto before = make(spec_of(RingKind::ketama, 2, 1, last));
@@ -220,7 +226,8 @@ TEST(RingTest, UnionOrder) {
       const Order order = order_of(ring, index);
       for (std::size_t place = from; place < to; ++place) {
         const PeerId id = ring.members()[order[place]].id;
-        if (std::find(expected.begin(), expected.end(), id) == expected.end()) expected.push_back(id);
+        if (std::find(expected.begin(), expected.end(), id) == expected.end())
+          expected.push_back(id);
       }
     };
     add(*newer, 0, 3);
@@ -228,7 +235,8 @@ TEST(RingTest, UnionOrder) {
     add(*newer, 3, 7);
     add(*older, 2, 6);
     std::vector<PeerId> got;
-    for (const std::uint32_t member : order_of(*both, index)) got.push_back(both->members()[member].id);
+    for (const std::uint32_t member : order_of(*both, index))
+      got.push_back(both->members()[member].id);
     ASSERT_EQ(got, expected);
   }
 }

@@ -27,7 +27,8 @@ std::uint64_t point_hash(const PeerId& id, std::uint64_t number) {
 std::uint64_t points_of(std::uint64_t weight, unsigned __int128 weight_sum, std::size_t count) {
   const unsigned __int128 share =
       static_cast<unsigned __int128>(KetamaRing::kPointsPerMember) * weight * count;
-  return std::max<std::uint64_t>(1, static_cast<std::uint64_t>((share + weight_sum / 2) / weight_sum));
+  return std::max<std::uint64_t>(1,
+                                 static_cast<std::uint64_t>((share + weight_sum / 2) / weight_sum));
 }
 
 /// Marks members that are in a permutation already. One per thread, so that lookups need no memory.
@@ -153,12 +154,15 @@ void UnionRing::permutation(const BlockRef& ref, std::vector<std::uint32_t>& out
   thread_local std::vector<std::uint32_t> new_order;
   older_->permutation(ref, old_order);
   newer_->permutation(ref, new_order);
-  const std::size_t new_owner_count = std::min<std::size_t>(newer_->replication(), new_order.size());
-  const std::size_t old_owner_count = std::min<std::size_t>(older_->replication(), old_order.size());
+  const std::size_t new_owner_count =
+      std::min<std::size_t>(newer_->replication(), new_order.size());
+  const std::size_t old_owner_count =
+      std::min<std::size_t>(older_->replication(), old_order.size());
   out.clear();
   Seen seen(members().size());
   const auto append = [&](const std::vector<std::uint32_t>& order,
-                          const std::vector<std::uint32_t>& index, std::size_t from, std::size_t to) {
+                          const std::vector<std::uint32_t>& index, std::size_t from,
+                          std::size_t to) {
     for (std::size_t place = from; place < to; ++place) {
       const std::uint32_t member = index[order[place]];
       if (seen.insert(member)) out.push_back(member);

@@ -43,13 +43,13 @@ class ModRing final : public BasicRing {
   void permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const override;
 };
 
-/// Consistent hashing: each member has points on a circle of 64 bits, about kPointsPerMember times its
-/// weight over the average; a block belongs to the distinct members that follow its hash.
+/// Consistent hashing: each member has points on a circle of 64 bits, about kPointsPerMember times
+/// its weight over the average; a block belongs to the distinct members that follow its hash.
 class KetamaRing final : public BasicRing {
  public:
   static constexpr std::uint64_t kPointsPerMember = 120;
-  /// Up to here each point has its whole permutation in a table (2 bytes a member and point: at most
-  /// 1 MiB); beyond, the walk is made at each lookup.
+  /// Up to here each point has its whole permutation in a table (2 bytes a member and point: at
+  /// most 1 MiB); beyond, the walk is made at each lookup.
   static constexpr std::size_t kTableMemberCountMax = 64;
 
   explicit KetamaRing(RingSpec spec);
@@ -60,13 +60,13 @@ class KetamaRing final : public BasicRing {
   void fill_table();
   void walk(std::size_t point, std::vector<std::uint32_t>& out) const;
 
-  std::vector<std::uint64_t> hashes_;   // of the points, sorted
-  std::vector<std::uint16_t> owners_;   // member of each point
-  std::vector<std::uint16_t> table_;    // row i: the permutation from point i on
+  std::vector<std::uint64_t> hashes_;  // of the points, sorted
+  std::vector<std::uint16_t> owners_;  // member of each point
+  std::vector<std::uint16_t> table_;   // row i: the permutation from point i on
 };
 
-/// A change under way: the new owners, then the old ones, then everybody else in the new ring's order
-/// and then the old one's. Writes go to the first R; reads find what has not moved yet.
+/// A change under way: the new owners, then the old ones, then everybody else in the new ring's
+/// order and then the old one's. Writes go to the first R; reads find what has not moved yet.
 class UnionRing final : public BasicRing {
  public:
   UnionRing(RingSpec spec, std::shared_ptr<const Ring> older, std::shared_ptr<const Ring> newer);

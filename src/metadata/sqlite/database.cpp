@@ -13,12 +13,17 @@ constexpr int kBusyTimeoutMs = 5000;
 Errc errc_of(int sqlite_code) {
   switch (sqlite_code & 0xFF) {
     case SQLITE_BUSY:
-    case SQLITE_LOCKED: return Errc::unavailable;
+    case SQLITE_LOCKED:
+      return Errc::unavailable;
     case SQLITE_CORRUPT:
-    case SQLITE_NOTADB: return Errc::corrupt;
-    case SQLITE_FULL: return Errc::out_of_space;
-    case SQLITE_TOOBIG: return Errc::too_large;
-    default: return Errc::io_error;
+    case SQLITE_NOTADB:
+      return Errc::corrupt;
+    case SQLITE_FULL:
+      return Errc::out_of_space;
+    case SQLITE_TOOBIG:
+      return Errc::too_large;
+    default:
+      return Errc::io_error;
   }
 }
 
@@ -66,7 +71,9 @@ Result<void> Statement::run() {
   return {};
 }
 
-std::int64_t Statement::integer(int column) const { return sqlite3_column_int64(statement_, column); }
+std::int64_t Statement::integer(int column) const {
+  return sqlite3_column_int64(statement_, column);
+}
 
 std::uint64_t Statement::unsigned_integer(int column) const {
   return static_cast<std::uint64_t>(integer(column));

@@ -72,7 +72,7 @@ Result<ProcessIdentity> SystemProcesses::self() {
 bool SystemProcesses::surely_gone(const ProcessIdentity& process) {
   learn();
   if (boot_id_.empty()) return false;
-  if (process.boot_id != boot_id_) return true;  // the machine was started anew
+  if (process.boot_id != boot_id_) return true;               // the machine was started anew
   if (process.pid_namespace != pid_namespace_) return false;  // its number means nothing here
   if (process.pid <= 0) return false;
   if (::kill(static_cast<pid_t>(process.pid), 0) != 0 && errno == ESRCH) return true;

@@ -1,8 +1,8 @@
 // Processes of this machine: who am I, and is another one surely gone?
 //
 // Leases of SqliteKv end with their process, so that a restart after kill -9 need not wait. That is
-// only safe when "gone" is certain: pid, start time, boot and pid namespace together name a process.
-// Threading: one thread at a time. Source: proc(5).
+// only safe when "gone" is certain: pid, start time, boot and pid namespace together name a
+// process. Threading: one thread at a time. Source: proc(5).
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // SqliteKv: the metadata store of one machine, in one file that its processes share.
 //
-// Invariants: as kv.hpp; every SQLite call runs on the Offload, one at a time. A lease ends with its
-// ttl or with its process, whichever is first. Changes of other processes are seen within
+// Invariants: as kv.hpp; every SQLite call runs on the Offload, one at a time. A lease ends with
+// its ttl or with its process, whichever is first. Changes of other processes are seen within
 // kPollInterval; only while somebody watches is there any polling.
 // Threading: one loop. Format: docs/formats/metadata_keys.md, "The SQLite file".
 #pragma once

@@ -95,7 +95,8 @@ TEST(SqliteKvTest, MissingFile) {
   const TestDirectory directory;
   const std::string path = directory / "meta.db";
   EXPECT_EQ(open_error(path).code, Errc::not_found);
-  EXPECT_NE(open_error(path).message.find("agroctl -C sqlite:" + path + " init"), std::string::npos);
+  EXPECT_NE(open_error(path).message.find("agroctl -C sqlite:" + path + " init"),
+            std::string::npos);
   EXPECT_FALSE(std::filesystem::exists(path));
   write_all(path, "");
   EXPECT_EQ(open_error(path).code, Errc::not_found);
@@ -186,8 +187,8 @@ TEST(SqliteKvTest, ProcessIdentity) {
   EXPECT_TRUE(child.join());
 }
 
-// Goal: after kill -9 a lease is over at once, whatever its ttl, even while the child is a zombie; while
-// it lives it holds. Method: a real process, told by a pipe.
+// Goal: after kill -9 a lease is over at once, whatever its ttl, even while the child is a zombie;
+// while it lives it holds. Method: a real process, told by a pipe.
 TEST(SqliteKvTest, LeaseEndsWithItsProcess) {
   const TestDirectory directory;
   const std::string path = directory / "meta.db";
@@ -219,9 +220,9 @@ bool increment(SqliteStore& store, int times) {
     const auto entry = store.get("/counter", 0);
     if (!entry.has_value()) return false;
     const int old = *entry ? std::stoi((*entry)->value) : 0;
-    const auto result = store.transact(
-        {*entry ? keys::unchanged(**entry) : keys::absent("/counter")},
-        {keys::put("/counter", std::to_string(old + 1))}, 0);
+    const auto result =
+        store.transact({*entry ? keys::unchanged(**entry) : keys::absent("/counter")},
+                       {keys::put("/counter", std::to_string(old + 1))}, 0);
     if (!result.has_value()) return false;
     if (result->committed) --times;
   }
@@ -299,9 +300,10 @@ TEST(OpenKvTest, Uris) {
     EXPECT_EQ(test.must(kv->list("")).revision, 0U);
     test.must(kv->close());
   }
-  for (const auto& [bad, code] :
-       {std::pair{"etcd://localhost:2379", Errc::not_supported}, {"sqlite:", Errc::invalid_argument},
-        {"", Errc::invalid_argument}, {"/some/path", Errc::invalid_argument}}) {
+  for (const auto& [bad, code] : {std::pair{"etcd://localhost:2379", Errc::not_supported},
+                                  {"sqlite:", Errc::invalid_argument},
+                                  {"", Errc::invalid_argument},
+                                  {"/some/path", Errc::invalid_argument}}) {
     EXPECT_EQ(test.run(open_kv(test.env, bad, true)).code(), code) << bad;
   }
 }

@@ -52,10 +52,11 @@ PRAGMA user_version = 1;
 static_assert(SqliteStore::kApplicationId == 1095193167 && SqliteStore::kSchemaVersion == 1);
 
 tl::unexpected<Error> not_there(const std::string& path, std::string_view state) {
-  return fail(Errc::not_found,
-              fmt::format("the metadata store {} {}; 'agroctl -C sqlite:{} init' or 'agro standalone' "
-                          "makes one",
-                          path, state, path));
+  return fail(
+      Errc::not_found,
+      fmt::format("the metadata store {} {}; 'agroctl -C sqlite:{} init' or 'agro standalone' "
+                  "makes one",
+                  path, state, path));
 }
 
 /// Whether the file has our tables already; false for a blank one.
@@ -70,10 +71,11 @@ Result<bool> is_ours(Database& database) {
                             database.path()));
   }
   if (version != SqliteStore::kSchemaVersion) {
-    return fail(Errc::not_supported,
-                fmt::format("the metadata store {} has format {} and this agro knows format {}; use "
-                            "the agro that wrote it",
-                            database.path(), version, SqliteStore::kSchemaVersion));
+    return fail(
+        Errc::not_supported,
+        fmt::format("the metadata store {} has format {} and this agro knows format {}; use "
+                    "the agro that wrote it",
+                    database.path(), version, SqliteStore::kSchemaVersion));
   }
   return true;
 }
@@ -117,8 +119,9 @@ Result<void> check_contents(Database& database) {
     if (found != "ok") {
       std::string line = found;
       std::replace(line.begin(), line.end(), '\n', ' ');
-      return fail(Errc::corrupt, fmt::format("the metadata store {} is damaged: {}; put back a copy",
-                                             database.path(), line));
+      return fail(Errc::corrupt,
+                  fmt::format("the metadata store {} is damaged: {}; put back a copy",
+                              database.path(), line));
     }
   }
   AGRO_TRY_OK(database.query_integer("SELECT revision FROM state"));

@@ -11,7 +11,8 @@ namespace {
 /// The first key after all that start with `prefix`; empty when there is none.
 std::string end_of_prefix(std::string prefix) {
   while (!prefix.empty() && static_cast<unsigned char>(prefix.back()) == 0xFF) prefix.pop_back();
-  if (!prefix.empty()) prefix.back() = static_cast<char>(static_cast<unsigned char>(prefix.back()) + 1);
+  if (!prefix.empty())
+    prefix.back() = static_cast<char>(static_cast<unsigned char>(prefix.back()) + 1);
   return prefix;
 }
 
@@ -154,9 +155,10 @@ Result<std::optional<KeyValue>> SqliteStore::get(const std::string& key, std::in
 
 Result<std::vector<KeyValue>> SqliteStore::select_prefix(const std::string& prefix) {
   const std::string end = end_of_prefix(prefix);
-  AGRO_TRY(Statement row,
-           database_->prepare("SELECT key, value, create_revision, mod_revision, lease FROM entries "
-                              "WHERE key >= ?1 AND (key < ?2 OR ?2 = '') ORDER BY key"));
+  AGRO_TRY(
+      Statement row,
+      database_->prepare("SELECT key, value, create_revision, mod_revision, lease FROM entries "
+                         "WHERE key >= ?1 AND (key < ?2 OR ?2 = '') ORDER BY key"));
   row.bind_text(1, prefix).bind_text(2, end);
   std::vector<KeyValue> entries;
   while (true) {
@@ -180,11 +182,14 @@ Result<KvRange> SqliteStore::list(const std::string& prefix, std::int64_t now_ns
 Result<bool> SqliteStore::holds(const KvCompare& compare) {
   AGRO_TRY(const auto entry, find(compare.key));
   switch (compare.kind) {
-    case KvCompare::Kind::absent: return !entry.has_value();
-    case KvCompare::Kind::present: return entry.has_value();
+    case KvCompare::Kind::absent:
+      return !entry.has_value();
+    case KvCompare::Kind::present:
+      return entry.has_value();
     case KvCompare::Kind::mod_revision_is:
       return entry.has_value() && entry->mod_revision == compare.mod_revision;
-    case KvCompare::Kind::value_is: return entry.has_value() && entry->value == compare.value;
+    case KvCompare::Kind::value_is:
+      return entry.has_value() && entry->value == compare.value;
   }
   return false;
 }
@@ -253,12 +258,13 @@ Result<KvTxnResult> SqliteStore::transact(const std::vector<KvCompare>& compares
     for (const KvOp& op : ops) {
       if (op.kind != KvOp::Kind::put || op.lease == 0) continue;
       AGRO_TRY(const bool exists, lease_exists(op.lease));
-      if (!exists) return fail(Errc::not_found, fmt::format("metadata lease {} has ended", op.lease));
+      if (!exists)
+        return fail(Errc::not_found, fmt::format("metadata lease {} has ended", op.lease));
     }
     for (const KvOp& op : ops) AGRO_TRY_OK(apply(transaction, op));
-    return KvTxnResult{.committed = true,
-                       .revision = transaction.changed ? transaction.revision
-                                                       : transaction.revision - 1};
+    return KvTxnResult{
+        .committed = true,
+        .revision = transaction.changed ? transaction.revision : transaction.revision - 1};
   });
 }
 
@@ -282,8 +288,9 @@ Result<void> SqliteStore::keep_alive(std::uint64_t lease, std::int64_t now_ns) {
   return write(now_ns, [&](Transaction&) -> Result<void> {
     AGRO_TRY(const bool exists, lease_exists(lease));
     if (!exists) return fail(Errc::not_found, fmt::format("metadata lease {} has ended", lease));
-    AGRO_TRY(Statement update, database_->prepare("UPDATE leases SET ends_ns = ?2 + ttl_ms * 1000000 "
-                                                  "WHERE id = ?1"));
+    AGRO_TRY(Statement update,
+             database_->prepare("UPDATE leases SET ends_ns = ?2 + ttl_ms * 1000000 "
+                                "WHERE id = ?1"));
     return update.bind(1, lease).bind(2, now_ns).run();
   });
 }
@@ -309,9 +316,10 @@ Result<SqliteStore::Changes> SqliteStore::changes_after(std::uint64_t revision) 
     changes.revision = static_cast<std::uint64_t>(present);
     changes.missed = revision < static_cast<std::uint64_t>(trimmed);
     if (changes.missed || revision >= changes.revision) return changes;
-    AGRO_TRY(Statement row, database_->prepare("SELECT key, value, create_revision, revision, lease, "
-                                               "removed FROM changes WHERE revision > ?1 "
-                                               "ORDER BY sequence"));
+    AGRO_TRY(Statement row,
+             database_->prepare("SELECT key, value, create_revision, revision, lease, "
+                                "removed FROM changes WHERE revision > ?1 "
+                                "ORDER BY sequence"));
     row.bind(1, revision);
     std::uint64_t last = 0;
     while (true) {

@@ -1,11 +1,11 @@
 // SqliteStore: SqliteKv's file, with blocking calls.
 //
 // Invariants: one SQLite transaction, synced, per transaction; revisions count those that changed
-// something; ended leases and their keys go at the start of the next transaction of any process, as a
-// revision of their own, and no read shows their keys.
-// Format: docs/formats/metadata_keys.md, "The SQLite file". Threading: one thread at a time; other
-// processes use the same file. Times are nanoseconds of the machine's monotonic clock: a lease of an
-// earlier boot has ended, whatever its time says.
+// something; ended leases and their keys go at the start of the next transaction of any process, as
+// a revision of their own, and no read shows their keys. Format: docs/formats/metadata_keys.md,
+// "The SQLite file". Threading: one thread at a time; other processes use the same file. Times are
+// nanoseconds of the machine's monotonic clock: a lease of an earlier boot has ended, whatever its
+// time says.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,8 @@ class SqliteStore {
   static constexpr std::int64_t kApplicationId = 0x4147524F;
   static constexpr std::int64_t kSchemaVersion = 1;
 
-  /// Errors: not_found (no file, and `create` is false); corrupt; not_supported (another application's
-  /// file, or a newer agro's); io_error.
+  /// Errors: not_found (no file, and `create` is false); corrupt; not_supported (another
+  /// application's file, or a newer agro's); io_error.
   static Result<std::unique_ptr<SqliteStore>> open(const std::string& path, bool create,
                                                    std::shared_ptr<Processes> processes,
                                                    std::uint64_t history_count = kHistoryCount);
@@ -37,8 +37,8 @@ class SqliteStore {
   // As Kv's, at `now_ns`.
   Result<std::optional<KeyValue>> get(const std::string& key, std::int64_t now_ns);
   Result<KvRange> list(const std::string& prefix, std::int64_t now_ns);
-  Result<KvTxnResult> transact(const std::vector<KvCompare>& compares,
-                               const std::vector<KvOp>& ops, std::int64_t now_ns);
+  Result<KvTxnResult> transact(const std::vector<KvCompare>& compares, const std::vector<KvOp>& ops,
+                               std::int64_t now_ns);
   Result<std::uint64_t> grant_lease(std::chrono::milliseconds ttl, std::int64_t now_ns);
   Result<void> keep_alive(std::uint64_t lease, std::int64_t now_ns);
   Result<void> revoke_lease(std::uint64_t lease, std::int64_t now_ns);

@@ -87,11 +87,14 @@ struct TempKvStore::State : std::enable_shared_from_this<TempKvStore::State> {
     const auto found = entries.find(compare.key);
     const bool present = found != entries.end();
     switch (compare.kind) {
-      case KvCompare::Kind::absent: return !present;
-      case KvCompare::Kind::present: return present;
+      case KvCompare::Kind::absent:
+        return !present;
+      case KvCompare::Kind::present:
+        return present;
       case KvCompare::Kind::mod_revision_is:
         return present && found->second.mod_revision == compare.mod_revision;
-      case KvCompare::Kind::value_is: return present && found->second.value == compare.value;
+      case KvCompare::Kind::value_is:
+        return present && found->second.value == compare.value;
     }
     return false;
   }

@@ -14,8 +14,8 @@ namespace agro {
 /// What the clients share.
 class TempKvStore {
  public:
-  /// Shape: `clock` outlives the store and its clients; it ends the leases. Watches may start so many
-  /// revisions back.
+  /// Shape: `clock` outlives the store and its clients; it ends the leases. Watches may start so
+  /// many revisions back.
   explicit TempKvStore(Clock& clock, std::size_t history_count = 4096);
   ~TempKvStore();
 
