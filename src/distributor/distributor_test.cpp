@@ -259,6 +259,19 @@ TEST_F(DistributorTest, CopiesGoWhereTheRingSays) {
   EXPECT_EQ(distributor_.copy_count(), 2U);
 }
 
+// Goal: recovery can add copies of an old writer's block below its own fence, and nobody else can.
+TEST_F(DistributorTest, RepairingWritesPassFences) {
+  ASSERT_TRUE(write(1, {.copy_count = 1}).has_value());
+  ASSERT_TRUE(sim_.run(distributor_.fence(VolumeId{1}, Epoch{2})).has_value());
+  EXPECT_EQ(write(1).code(), Errc::fenced);
+  EXPECT_EQ(write(2).code(), Errc::fenced);
+  WriteOptions repairing;
+  repairing.repair = true;
+  ASSERT_TRUE(write(1, repairing).has_value());
+  EXPECT_EQ(copies(1), 2U);
+  EXPECT_TRUE(read(1).has_value());
+}
+
 // Goal: a silent peer costs one slow write, not one each. Method: the second write's time.
 TEST_F(DistributorTest, SuspectsAreAskedLast) {
   ASSERT_TRUE(write(7).has_value());

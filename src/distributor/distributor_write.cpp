@@ -88,6 +88,7 @@ Task<void> Distributor::write(BlockRef ref, SharedBytes block, WriteOptions opti
   op->request.block = std::move(block);
   op->request.checksummed = options.checksummed;
   op->request.reserve = options.reserve;
+  op->request.repair = options.repair;
   op->wanted = options.copy_count != 0 ? options.copy_count : copy_count();
   op->candidates = write_candidates(ref);
   if (op->wanted == 0 || op->candidates.size() < op->wanted) co_return fail(write_failure(*op));
