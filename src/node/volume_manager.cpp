@@ -151,6 +151,10 @@ Task<std::shared_ptr<BlockDevice>> VolumeManager::open(std::string name) {
     attachments_[name] = attachment;
     const Result<void> done = co_await attach(attachment);
     if (!done.has_value()) {
+      // The client may show its user no more than an error number.
+      if (done.code() != Errc::not_found) {
+        log_error("volume '{}' cannot be opened: {}", name, done.error().to_string());
+      }
       attachment->state = Attachment::State::gone;
       attachments_.erase(name);
       changed_.notify_all();
