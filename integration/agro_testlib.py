@@ -190,10 +190,18 @@ def _clean_up():
         call()
 
 
+def _show_logs(kind, value, trace):
+    sys.__excepthook__(kind, value, trace)
+    for process in _processes[-3:]:
+        lines = [each for each in process.log().splitlines() if not each.startswith("  ")][-15:]
+        print(f"=== {' '.join(process.args)} (pid {process.pid}):", *lines, sep="\n  ", file=sys.stderr)
+
+
 def _on_signal(number, _frame):
     sys.exit(128 + number)
 
 
 atexit.register(_clean_up)
+sys.excepthook = _show_logs
 for _number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(_number, _on_signal)
