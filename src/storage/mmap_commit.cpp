@@ -145,7 +145,7 @@ void MmapStore::release(const BlockLocation& location) {
   if (location.is_inline()) {
     slots_.drop_live(location.slot, pages_of(location.size));
     dead_pages_ += pages_of(location.size);
-    if (dead_pages_ >= pages_per_slot()) reclaim_exhausted_ = false;
+    if (dead_pages_ >= dead_pages_worth_it()) reclaim_exhausted_ = false;
   } else {
     slots_.set_use(location.slot, SlotUse::free);
   }

@@ -127,6 +127,8 @@ class MmapStore final : public BlockStore {
     BlockRef ref;
     BlockLocation location;
   };
+  std::uint64_t retirable_pages() const;
+  std::uint64_t dead_pages_worth_it() const;
   std::vector<std::uint32_t> pick_sparse() const;
   Task<void> compact(std::vector<std::uint32_t> sparse);
   Task<void> relocate(std::vector<LiveBlock> blocks);

@@ -346,16 +346,30 @@ Task<void> MmapStore::reclaim() {
   space_waiter_count_ = 0;
   dead_pages_ = 0;
   const std::uint32_t before = slots_.free_count();
-  if (log_slots_.size() > 1) {
+  if (retirable_pages() >= pages_per_slot()) {
     const Result<void> written = co_await write_checkpoint();
     if (!written.has_value() && written.code() != Errc::out_of_space) co_return written;
   }
   const std::uint64_t relocated_before = relocated_count_;
   AGRO_CO_TRY_OK(co_await compact(pick_sparse()));
   const bool gained = slots_.free_count() > before || relocated_count_ > relocated_before;
-  reclaim_exhausted_ = !gained && dead_pages_ < pages_per_slot();
+  reclaim_exhausted_ = !gained && dead_pages_ < dead_pages_worth_it();
   progress_.notify_all();
   co_return Result<void>();
+}
+
+/// Dead pages that a checkpoint would make free, or at least movable.
+std::uint64_t MmapStore::retirable_pages() const {
+  std::uint64_t pages = 0;
+  for (const std::uint32_t slot : log_slots_) {
+    if (slot != position_.slot) pages += pages_per_slot() - slots_.live_pages(slot);
+  }
+  return pages;
+}
+
+/// So many must die before reclaiming is tried again: a slot, and what a checkpoint writes.
+std::uint64_t MmapStore::dead_pages_worth_it() const {
+  return pages_per_slot() + index_.size() * sizeof(StoreRecord) / kPageSize;
 }
 
 std::vector<std::uint32_t> MmapStore::pick_sparse() const {
