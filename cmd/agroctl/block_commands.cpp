@@ -1,0 +1,208 @@
+// agroctl block: create, dump and load.
+//
+// dump and load are clients of the cluster: they lock the volume as a server would, and give it back
+// clean at the end, also after an error or Ctrl-C.
+#include <fmt/format.h>
+
+#include "agroctl/image_file.hpp"
+#include "agroctl/program.hpp"
+#include "agroctl/transfer.hpp"
+#include "base/units.hpp"
+#include "node/cluster_client.hpp"
+#include "node/volume_manager.hpp"
+
+namespace agro {
+namespace {
+
+struct DumpOptions {
+  std::string volume;
+  std::string file;
+  bool progress = false;
+};
+
+struct LoadOptions {
+  std::string file;
+  std::string volume;
+  std::optional<std::uint64_t> size;
+  bool progress = false;
+};
+
+/// A volume that this process has open.
+struct Attached {
+  std::unique_ptr<ClusterClient> client;
+  std::unique_ptr<VolumeManager> manager;
+  std::shared_ptr<BlockDevice> device;  // goes before its manager
+};
+
+/// Flushes, writes a checkpoint and gives the lock back.
+Task<void> detach(Attached& attached) {
+  // The handle is kept meanwhile, so that the manager detaches now and says how it went.
+  const Result<void> stopped = co_await attached.manager->stop();
+  attached.device.reset();
+  co_await attached.client->stop();
+  co_return stopped;
+}
+
+Task<std::unique_ptr<Attached>> attach(Session& session, std::string volume) {
+  auto attached = std::make_unique<Attached>();
+  AGRO_CO_TRY(attached->client, co_await ClusterClient::start(session.env, session.kv));
+  VolumeManagerOptions options;
+  options.holder = holder_name("agroctl");
+  options.lock_patience = std::chrono::seconds(1);
+  options.stop_patience = Duration::zero();
+  attached->manager = std::make_unique<VolumeManager>(session.env, session.kv, *attached->client,
+                                                      std::move(options));
+  Result<std::shared_ptr<BlockDevice>> device = co_await attached->manager->open(volume);
+  if (!device.has_value()) {
+    const Result<void> released = co_await detach(*attached);
+    Error error = std::move(device).error();
+    if (!released.has_value()) error.message += "; then: " + released.error().message;
+    co_return fail(std::move(error));
+  }
+  attached->device = std::move(*device);
+  co_return std::move(attached);
+}
+
+Task<void> flush_and_detach(Attached& attached, bool moved) {
+  Result<void> flushed;
+  if (moved) flushed = co_await attached.device->flush();
+  const Result<void> detached = co_await detach(attached);
+  co_return flushed.has_value() ? detached : flushed;
+}
+
+Task<void> finish_and_detach(Attached& attached, ImageSink& sink, bool moved) {
+  Result<void> finished;
+  if (moved) finished = co_await sink.finish();
+  const Result<void> detached = co_await detach(attached);
+  co_return finished.has_value() ? detached : finished;
+}
+
+Task<void> dump_volume(Session& session, DumpOptions options) {
+  AGRO_CO_TRY(const std::unique_ptr<Attached> attached, co_await attach(session, options.volume));
+  const std::uint64_t size = attached->device->size_bytes();
+  // Only now: a volume that cannot be read must not cost the user the file that was there.
+  const Result<std::unique_ptr<ImageSink>> sink =
+      ImageSink::open(session.env.offload, options.file, size);
+  if (!sink.has_value()) {
+    const Result<void> detached = co_await detach(*attached);
+    co_return fail(detached.has_value() ? sink.error() : detached.error());
+  }
+  Progress progress(session.env.clock, size, options.progress);
+  const std::unique_ptr<Transfer> transfer = make_dump(*attached->device, **sink, progress);
+  std::function<Task<void>(bool)> release = [&](bool moved) {
+    return finish_and_detach(*attached, **sink, moved);
+  };
+  AGRO_CO_TRY_OK(co_await run_transfer(session.system, *transfer, progress, std::move(release)));
+  if (options.file == "-") co_return Result<void>();
+  co_return print(fmt::format("dumped volume {} to {}: {}, {} of it data\n", options.volume,
+                              options.file, format_size(size), format_size(transfer->data_size())));
+}
+
+/// Errors: invalid_argument, when what is to be loaded does not fit.
+Result<void> check_fits(const ImageSource& source, std::uint64_t size, const std::string& volume) {
+  if (source.is_stream() || source.size() <= size) return {};
+  return fail(Errc::invalid_argument, fmt::format("{} has {} bytes and volume {} {}; it does not fit",
+                                                  source.name(), source.size(), volume, size));
+}
+
+/// Makes the volume unless it is there. Returns whether it was made.
+Task<bool> prepare_volume(Session& session, const ImageSource& source, LoadOptions options) {
+  const Result<VolumeRecord> present = co_await session.metadata.find_volume(options.volume);
+  if (present.has_value()) {
+    if (options.size.has_value() && *options.size != present->size) {
+      co_return fail(Errc::already_exists,
+                     fmt::format("volume {} exists with {} bytes, not {}; leave SIZE out to load "
+                                 "into it",
+                                 options.volume, present->size, *options.size));
+    }
+    AGRO_CO_TRY_OK(check_fits(source, present->size, options.volume));
+    co_return false;
+  }
+  if (present.code() != Errc::not_found) co_return fail(present.error());
+  AGRO_CO_TRY(const ClusterView view, co_await cluster_view(session.metadata));
+  if (ring_peers(view.ring).empty()) {
+    co_return fail(Errc::no_quorum, "the ring has no members yet; 'agroctl peer add' adds some");
+  }
+  const bool unsized_source = source.is_stream() || source.size() == 0;
+  if (!options.size.has_value() && unsized_source) {
+    co_return fail(Errc::invalid_argument,
+                   fmt::format("there is no volume {} yet, and {}; give the new volume's SIZE",
+                               options.volume,
+                               source.is_stream() ? source.name() + " does not say its size"
+                                                  : source.name() + " is empty"));
+  }
+  CreateOptions create;
+  create.name = options.volume;
+  create.size = options.size.value_or(round_up(source.size(), kPageSize));
+  AGRO_CO_TRY_OK(check_fits(source, create.size, options.volume));
+  AGRO_CO_TRY([[maybe_unused]] const VolumeRecord made,
+              co_await create_volume(session.metadata, create));
+  co_return true;
+}
+
+Task<void> load_into(Session& session, ImageSource& source, LoadOptions options) {
+  AGRO_CO_TRY(const std::unique_ptr<Attached> attached, co_await attach(session, options.volume));
+  const Result<bool> blank = co_await is_blank(*attached->device);
+  if (!blank.has_value()) {
+    const Result<void> detached = co_await detach(*attached);
+    co_return fail(detached.has_value() ? blank.error() : detached.error());
+  }
+  const std::uint64_t total = source.is_stream() ? attached->device->size_bytes() : source.size();
+  Progress progress(session.env.clock, total, options.progress);
+  const std::unique_ptr<Transfer> transfer =
+      make_load(*attached->device, source, *blank, progress);
+  std::function<Task<void>(bool)> release = [&](bool moved) {
+    return flush_and_detach(*attached, moved);
+  };
+  AGRO_CO_TRY_OK(co_await run_transfer(session.system, *transfer, progress, std::move(release)));
+  co_return print(fmt::format("loaded {} into volume {}: {}, {} of it data\n", source.name(),
+                              options.volume, format_size(progress.done()),
+                              format_size(transfer->data_size())));
+}
+
+Task<void> load_image(Session& session, LoadOptions options) {
+  AGRO_CO_TRY(const std::unique_ptr<ImageSource> source,
+              ImageSource::open(session.env.offload, options.file));
+  AGRO_CO_TRY(const bool made, co_await prepare_volume(session, *source, options));
+  Result<void> loaded = co_await load_into(session, *source, options);
+  if (loaded.has_value() || !made) co_return loaded;
+  Error error = std::move(loaded).error();
+  error.message += fmt::format("; the new volume {} is incomplete", options.volume);
+  co_return fail(std::move(error));
+}
+
+}  // namespace
+
+void add_block_commands(CLI::App& app, Program& program) {
+  CLI::App* block = add_command(app, "block", "make block volumes, move images in and out");
+  block->require_subcommand(1);
+  add_create_command(*block, program, "create");
+  auto dump_options = std::make_shared<DumpOptions>();
+  CLI::App* dump_command = add_command(*block, "dump", "copy a volume into a file, a device or a pipe");
+  dump_command->add_option("volume", dump_options->volume, "the volume")->required();
+  dump_command->add_option("file", dump_options->file, "file to write; '-': standard output")
+      ->required();
+  dump_command->add_flag("-p,--progress", dump_options->progress,
+                         "show progress also without a terminal");
+  on_command(program, *dump_command, dump_options, dump_volume);
+  auto load_options = std::make_shared<LoadOptions>();
+  CLI::App* load_command = add_command(
+      *block, "load", "copy a file, a device or a pipe into a volume, made when there is none");
+  load_command->add_option("file", load_options->file, "file to read; '-': standard input")->required();
+  load_command->add_option("volume", load_options->volume, "the volume")->required();
+  load_command
+      ->add_option_function<std::string>(
+          "size",
+          [load_options](const std::string& text) {
+            const Result<std::uint64_t> size = parse_size(text);
+            if (!size.has_value()) throw CLI::ValidationError("size", size.error().message);
+            load_options->size = *size;
+          },
+          "size of a new volume (default: the file's, rounded up to 4096)")
+      ->type_name("SIZE");
+  load_command->add_flag("-p,--progress", load_options->progress,
+                         "show progress also without a terminal");
+  on_command(program, *load_command, load_options, load_image);
+}
+
+}  // namespace agro
