@@ -121,8 +121,17 @@ Task<void> Volume::close() {
   jobs_.spawn(end_at(env_.clock, env_.clock.now() + options_.close_deadline, done, stopping_jobs_,
                      stopping_, progress_));
   Result<void> result = co_await flush();
-  if (result.has_value() && (map_.is_dirty() || map_.dead_count() > 0 || log_blocks_ > 0)) {
+  if (!result.has_value()) {
+    const std::string& why = suspended_.empty() ? result.error().message : suspended_;
+    result = fail(result.code(), fmt::format("volume {}: closed without its last writes, which were "
+                                             "not flushed and are lost: {}", id_.value, why));
+  } else if (map_.is_dirty() || map_.dead_count() > 0 || log_blocks_ > 0) {
     result = co_await checkpoint();
+    if (!result.has_value()) {
+      result = fail(with_context(std::move(result).error(),
+                                 fmt::format("volume {}: closed without a checkpoint, but with all "
+                                             "its data", id_.value)));
+    }
   }
   *done = true;
   stopping_jobs_ = true;
@@ -143,6 +152,7 @@ VolumeStatus Volume::info() const {
   status.log_bytes = log_bytes_;
   status.cleaned_bytes = cleaned_bytes_;
   status.suspended = suspended_;
+  if (suspended_.empty() && short_of_space_) status.suspended = "the peers are full";
   if (failed_) status.failed = failed_->to_string();
   return status;
 }

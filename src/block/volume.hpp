@@ -152,8 +152,13 @@ class Volume final : public BlockDevice {
 
   // volume_log.cpp: the way of a write
   bool has_write_room() const;
+  /// Whether the peers surely can take what is in flight, without their reserve: what is
+  /// acknowledged must find room, or the checkpoint that makes room would wait for it.
+  bool has_space_for_in_flight() const;
   bool is_usable() const;
+  bool has_buffer_room() const;
   Awaitable<void> wait_for_write_room();
+  Awaitable<void> wait_for_buffer_room();
   OpenSegment& writable_segment();
   void write_sectors(std::uint64_t lba, ConstBytes data);
   Task<void> write_part(std::uint64_t offset, ConstBytes data);
@@ -182,6 +187,8 @@ class Volume final : public BlockDevice {
   Job remove_blocks(std::vector<BlockRef> refs);
   Job checkpoint_when_due();
   void note_space_shortage();
+  void end_space_shortage();
+  Task<void> free_dead_blocks();
 
   // volume_recovery.cpp
   Task<void> recover(LogHead head);
@@ -223,6 +230,7 @@ class Volume final : public BlockDevice {
   std::uint64_t log_blocks_ = 0;
   std::uint64_t written_sectors_ = 0;         // by users, ever
   std::vector<BlockRef> doomed_;              // to delete after the next commit
+  std::size_t removal_count_ = 0;             // under way
   std::uint64_t cleaned_bytes_ = 0;
   bool busy_ = false;                         // users wrote lately
   bool short_of_space_ = false;               // users wait; what is in flight may use the reserve

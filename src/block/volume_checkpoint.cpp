@@ -76,7 +76,9 @@ Task<void> Volume::write_inode(std::vector<PageKey>& taken, std::uint64_t covere
 }
 
 void Volume::delete_blocks(std::vector<BlockRef> refs) {
-  if (!refs.empty()) jobs_.spawn(remove_blocks(std::move(refs)));
+  if (refs.empty()) return;
+  ++removal_count_;
+  jobs_.spawn(remove_blocks(std::move(refs)));
 }
 
 Job Volume::remove_blocks(std::vector<BlockRef> refs) {
@@ -91,7 +93,14 @@ Job Volume::remove_blocks(std::vector<BlockRef> refs) {
                   removed.error().to_string());
     }
   }
+  --removal_count_;
   progress_.notify_all();
+}
+
+Task<void> Volume::free_dead_blocks() {
+  AGRO_CO_TRY_OK(co_await checkpoint());
+  while (removal_count_ > 0 && !stopping_jobs_) co_await progress_.wait();
+  co_return Result<void>();
 }
 
 Job Volume::checkpoint_when_due() {
@@ -110,9 +119,21 @@ Job Volume::checkpoint_when_due() {
 }
 
 void Volume::note_space_shortage() {
+  if (!short_of_space_) log_warning("volume {}: the peers are full: writes wait for space", id_.value);
   short_of_space_ = true;
   clean_wanted_.notify_all();
   checkpoint_wanted_.notify_all();
+}
+
+/// Users go on when the peers have room again, beyond the reserve.
+void Volume::end_space_shortage() {
+  const std::uint64_t enough =
+      std::uint64_t{2} * blockset_->copy_count() * options_.in_flight_size_max / 4;
+  const Space space = backend_.space();
+  if (!short_of_space_ || space.available <= std::min(enough, space.size / 16)) return;
+  log_warning("volume {}: there is space again: writes go on", id_.value);
+  short_of_space_ = false;
+  progress_.notify_all();
 }
 
 }  // namespace agro

@@ -20,6 +20,7 @@ constexpr std::uint64_t kSmallBlocksIdle = 256;   // blocks beyond what the data
 constexpr std::uint64_t kSmallBlocksBusy = 8192;
 constexpr std::uint64_t kSlackBlocks = 16;        // garbage that is not worth a look
 constexpr std::uint32_t kBlocksAtOnce = 4;        // full output blocks per round
+constexpr std::uint32_t kBlocksAtOnceShort = 2;   // the same when only the reserve is left
 constexpr std::size_t kVictimsAtOnce = 256;
 constexpr std::size_t kReadsAtOnce = 8;
 constexpr Duration kLookAgain = std::chrono::milliseconds(200);
@@ -73,10 +74,11 @@ std::vector<BlockId> Volume::choose_victims() const {
                       return left.score > right.score;
                     });
   std::vector<BlockId> victims;
+  const std::uint64_t blocks_at_once = short_of_space_ ? kBlocksAtOnceShort : kBlocksAtOnce;
   std::uint64_t live = 0;
   for (std::size_t index = 0; index < considered; ++index) {
     live += candidates[index].live_count;
-    if (!victims.empty() && live > std::uint64_t{kBlocksAtOnce} * sectors_per_block) break;
+    if (!victims.empty() && live > blocks_at_once * sectors_per_block) break;
     victims.push_back(candidates[index].id);
   }
   return victims;
@@ -175,16 +177,8 @@ Job Volume::clean_when_needed() {
     co_await wait_until(clean_wanted_, env_.clock, env_.clock.now() + kLookAgain);
     busy_ = written_sectors_ != written_before;
     written_before = written_sectors_;
-    if (short_of_space_) {
-      // Users go on when the peers have room again, beyond the reserve.
-      const std::uint64_t enough = std::uint64_t{2} * blockset_->copy_count() *
-                                   options_.in_flight_size_max / 4;
-      const Space space = backend_.space();
-      if (space.available > std::min(enough, space.size / 16)) {
-        short_of_space_ = false;
-        progress_.notify_all();
-      }
-    }
+    end_space_shortage();
+    if (short_of_space_ && map_.dead_count() > 0) checkpoint_wanted_.notify_all();
     while (!stopping_jobs_ && !failed_ && cleaning_is_needed()) {
       const TimePoint begin = env_.clock.now();
       const Result<std::uint64_t> cleaned = co_await clean_some();
@@ -193,9 +187,16 @@ Job Volume::clean_when_needed() {
                     cleaned.error().to_string());
         break;
       }
-      if (checkpoint_is_due()) checkpoint_wanted_.notify_all();
       if (*cleaned == 0 && map_.dead_count() == 0) break;
-      if (*cleaned == 0 || short_of_space_) {
+      if (short_of_space_) {
+        // One round at a time: what it wrote took of the reserve, what it emptied gives back.
+        const Result<void> freed = co_await free_dead_blocks();
+        if (!freed.has_value()) break;
+        end_space_shortage();
+        continue;
+      }
+      if (checkpoint_is_due()) checkpoint_wanted_.notify_all();
+      if (*cleaned == 0) {
         checkpoint_wanted_.notify_all();
         break;
       }

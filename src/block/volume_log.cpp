@@ -9,11 +9,28 @@ namespace agro {
 bool Volume::is_usable() const { return !failed_ && !stopping_jobs_ && lease_.valid(); }
 
 bool Volume::has_write_room() const {
-  return !short_of_space_ && in_flight_.size() * buffers_.buffer_size() < options_.in_flight_size_max;
+  return !short_of_space_ && has_buffer_room();
+}
+
+bool Volume::has_buffer_room() const {
+  return in_flight_.size() * buffers_.buffer_size() < options_.in_flight_size_max;
+}
+
+bool Volume::has_space_for_in_flight() const {
+  const Space space = backend_.space();
+  const std::uint64_t needed =
+      std::uint64_t{in_flight_.size()} * buffers_.buffer_size() * blockset_->copy_count();
+  return space.size == 0 || space.available >= needed;
 }
 
 Awaitable<void> Volume::wait_for_write_room() {
   while (!failed_ && !stopping_jobs_ && !(has_write_room() && lease_.valid())) {
+    co_await progress_.wait();
+  }
+}
+
+Awaitable<void> Volume::wait_for_buffer_room() {
+  while (!failed_ && !stopping_jobs_ && !(has_buffer_room() && lease_.valid())) {
     co_await progress_.wait();
   }
 }
@@ -111,7 +128,8 @@ Task<void> Volume::mark_sectors(std::uint64_t lba, std::uint64_t count, ExtentKi
   const BlockId mark = kind == ExtentKind::hole ? kHoleBlock : kZeroBlock;
   const std::uint64_t end = lba + count;
   while (lba < end) {
-    co_await wait_for_write_room();
+    // Not for space: this is what frees it, and a marker takes next to none.
+    co_await wait_for_buffer_room();
     AGRO_CO_TRY_OK(check_usable());
     const std::uint64_t chunk_end = std::min(end, lba + kSectorsAtOnce);
     // Nothing to do where the map says so already.
@@ -149,6 +167,7 @@ void Volume::send(SegmentBuilder& builder, BlockId id, std::uint16_t flags, bool
   log_bytes_ += size;
   ++log_blocks_;
   jobs_.spawn(write_block(sequence, {buffer, buffer->bytes().first(size)}, reserve));
+  if (!short_of_space_ && !has_space_for_in_flight()) note_space_shortage();
   if (checkpoint_is_due()) checkpoint_wanted_.notify_all();
 }
 

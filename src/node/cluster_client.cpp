@@ -47,7 +47,7 @@ std::shared_ptr<Peer> ClusterClient::peer_for(const PeerRecord& record) {
       log_warning("peer {}: {}", record.id.to_string(), address.error().to_string());
       continue;
     }
-    if (remote.peer != nullptr) remote.peer->close();
+    if (remote.peer != nullptr) retire(std::move(remote.peer));
     AdpPeerOptions options;
     options.cluster = view_.cluster->id;
     options.peer = record.id;
@@ -59,6 +59,17 @@ std::shared_ptr<Peer> ClusterClient::peer_for(const PeerRecord& record) {
   return nullptr;
 }
 
+namespace {
+
+Job stop_peer(std::shared_ptr<AdpPeer> peer) { co_await peer->stop(); }
+
+}  // namespace
+
+void ClusterClient::retire(std::shared_ptr<AdpPeer> peer) {
+  // Calls under way hold it until they end.
+  jobs_.spawn(stop_peer(std::move(peer)));
+}
+
 void ClusterClient::apply() {
   std::map<PeerId, std::shared_ptr<Peer>> peers = local_;
   for (const PeerView& seen : view_.peers) {
@@ -66,7 +77,7 @@ void ClusterClient::apply() {
   }
   for (auto entry = remote_.begin(); entry != remote_.end();) {
     const bool used = peers.contains(entry->first) && !local_.contains(entry->first);
-    if (!used && entry->second.peer != nullptr) entry->second.peer->close();
+    if (!used && entry->second.peer != nullptr) retire(std::move(entry->second.peer));
     entry = used ? std::next(entry) : remote_.erase(entry);
   }
   distributor_->set_peers(std::move(peers));
@@ -131,7 +142,7 @@ Awaitable<void> ClusterClient::stop() {
   co_await jobs_.join();
   co_await distributor_->stop();
   for (const auto& [id, remote] : remote_) {
-    if (remote.peer != nullptr) remote.peer->close();
+    if (remote.peer != nullptr) co_await remote.peer->stop();
   }
   for (const auto& [id, one] : local_) one->close();
 }

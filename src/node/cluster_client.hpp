@@ -16,6 +16,8 @@
 
 namespace agro {
 
+class AdpPeer;
+
 class ClusterClient {
  public:
   /// Reads the cluster once and follows it from then on. `env` and `kv` outlive the client.
@@ -47,13 +49,14 @@ class ClusterClient {
  private:
   struct Remote {
     std::string address;
-    std::shared_ptr<Peer> peer;
+    std::shared_ptr<AdpPeer> peer;
   };
 
   ClusterClient(Env& env, Kv& kv) : env_(env), metadata_(env, kv), jobs_(env.executor) {}
   Job follow();
   void apply();
   std::shared_ptr<Peer> peer_for(const PeerRecord& record);
+  void retire(std::shared_ptr<AdpPeer> peer);
 
   Env& env_;
   Metadata metadata_;

@@ -14,6 +14,7 @@ namespace agro {
 namespace {
 
 constexpr Duration kReportEvery = std::chrono::seconds(10);
+constexpr Duration kRegisterAgain = std::chrono::milliseconds(200);
 constexpr std::size_t kPurgeAtOnce = 4096;
 
 }  // namespace
@@ -103,9 +104,17 @@ PeerRecord PeerNode::record() const {
 
 Task<void> PeerNode::register_self() {
   AGRO_CO_TRY(lease_, co_await Lease::grant(env_, kv_, options_.lease_ttl));
-  const PeerRecord own = record();
-  reported_used_ = own.used;
-  co_return co_await metadata_.register_peer(own, lease_->id());
+  // Before us, this peer may have died without a word: its lease then ends within its time.
+  const TimePoint deadline = env_.clock.now() + options_.lease_ttl * 3 / 2;
+  while (true) {
+    const PeerRecord own = record();
+    reported_used_ = own.used;
+    Result<void> registered = co_await metadata_.register_peer(own, lease_->id());
+    if (registered.code() != Errc::already_exists || env_.clock.now() >= deadline || stopping_) {
+      co_return registered;
+    }
+    co_await wait_until(stop_event_, env_.clock, env_.clock.now() + kRegisterAgain);
+  }
 }
 
 Task<void> PeerNode::join_ring() {

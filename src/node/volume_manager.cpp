@@ -267,7 +267,12 @@ Task<void> VolumeManager::stop() {
       continue;
     }
     Result<void> done = co_await detach(attachment);
-    if (!done.has_value() && first.has_value()) first = std::move(done);
+    if (done.has_value()) continue;
+    if (first.has_value()) {
+      first = std::move(done);
+    } else {
+      log_error("detaching volume '{}': {}", attachment->name, done.error().to_string());
+    }
   }
   co_return first;
 }

@@ -1,0 +1,177 @@
+#include "sim_cluster.hpp"
+
+#include <fmt/format.h>
+
+namespace agro {
+
+Result<void> CuttableKv::state() const {
+  if (cut_) return fail(Errc::closed, "the process is dead");
+  return {};
+}
+Task<std::optional<KeyValue>> CuttableKv::get(std::string key) {
+  AGRO_CO_TRY_OK(state());
+  co_return co_await inner_->get(std::move(key));
+}
+Task<KvRange> CuttableKv::list(std::string prefix) {
+  AGRO_CO_TRY_OK(state());
+  co_return co_await inner_->list(std::move(prefix));
+}
+Task<KvTxnResult> CuttableKv::transact(std::vector<KvCompare> compares, std::vector<KvOp> ops) {
+  AGRO_CO_TRY_OK(state());
+  co_return co_await inner_->transact(std::move(compares), std::move(ops));
+}
+Task<std::unique_ptr<KvWatch>> CuttableKv::watch(std::string prefix, std::uint64_t revision) {
+  AGRO_CO_TRY_OK(state());
+  co_return co_await inner_->watch(std::move(prefix), revision);
+}
+Task<std::uint64_t> CuttableKv::grant_lease(std::chrono::milliseconds ttl) {
+  AGRO_CO_TRY_OK(state());
+  co_return co_await inner_->grant_lease(ttl);
+}
+Task<void> CuttableKv::keep_alive(std::uint64_t lease) {
+  AGRO_CO_TRY_OK(state());
+  co_return co_await inner_->keep_alive(lease);
+}
+Task<void> CuttableKv::revoke_lease(std::uint64_t lease) {
+  AGRO_CO_TRY_OK(state());
+  co_return co_await inner_->revoke_lease(lease);
+}
+Task<void> CuttableKv::close() { co_return co_await inner_->close(); }
+
+SimCluster::Host::Host(SimLoop& loop, SimNetwork& network, const std::string& host_name,
+                       Random seeds)
+    : name(host_name),
+      random(seeds.next()),
+      disk(std::make_unique<SimDisk>(
+          loop.clock(), seeds.fork(),
+          SimDiskOptions{std::chrono::microseconds(20), std::chrono::microseconds(400)})),
+      offload(loop.executor()),
+      env{loop.executor(), loop.clock(),   random, *disk,
+          network.host(name), offload, metrics} {}
+
+SimCluster::SimCluster(std::uint64_t seed, Options options)
+    : random(seed), network(loop.executor(), loop.clock(), random.fork()), options_(options),
+      store_(loop.clock()) {
+  volume_options.checkpoint_after_bytes = 2 * 1024 * 1024;
+  volume_options.checkpoint_after_blocks = 60;
+  volume_options.dead_bytes_max = 1024 * 1024;
+  volume_options.in_flight_size_max = 1024 * 1024;
+  volume_options.read_cache_size = 32 * 4096;
+  volume_options.close_deadline = std::chrono::seconds(1);
+  for (std::uint32_t index = 0; index < options.peer_count; ++index) {
+    hosts_.push_back(
+        std::make_unique<Host>(loop, network, fmt::format("peer-{}", index), random.fork()));
+  }
+  client_ = std::make_unique<Host>(loop, network, "client", random.fork());
+}
+
+SimCluster::~SimCluster() {
+  if (cluster_ != nullptr) crash_client();
+  for (std::size_t index = 0; index < hosts_.size(); ++index) {
+    if (peer_runs(index)) crash_peer(index);
+  }
+}
+
+Result<void> SimCluster::start() {
+  const std::unique_ptr<Kv> kv = store_.connect();
+  Metadata metadata(client_->env, *kv);
+  ClusterRecord cluster;
+  cluster.id = make_uuid(random);
+  cluster.block_size = options_.block_size;
+  cluster.block_spec = "crc,base";
+  RingSpec ring;
+  ring.version = 1;
+  ring.replication = options_.replication;
+  AGRO_TRY_OK(loop.run(metadata.init_cluster(cluster, ring)));
+  for (std::size_t index = 0; index < hosts_.size(); ++index) AGRO_TRY_OK(start_peer(index));
+  NewVolume volume;
+  volume.name = "demo";
+  volume.size = options_.volume_size;
+  AGRO_TRY([[maybe_unused]] const VolumeRecord made, loop.run(metadata.create_volume(volume)));
+  return start_client();
+}
+
+Result<void> SimCluster::start_peer(std::size_t index) {
+  Host& host = *hosts_[index];
+  network.revive_host(host.name);
+  host.kv = std::make_unique<CuttableKv>(store_.connect());
+  PeerNodeOptions options;
+  options.data_dir = "/data";
+  options.size = options_.store_size;
+  options.addresses = {Address{Address::Kind::tcp, {}, host.name, 7000}};
+  options.auto_join = true;
+  options.lease_ttl = std::chrono::milliseconds(2000);
+  AGRO_TRY(host.node, loop.run(PeerNode::start(host.env, *host.kv, options)));
+  return {};
+}
+
+Result<void> SimCluster::start_client() {
+  client_->kv = std::make_unique<CuttableKv>(store_.connect());
+  AGRO_TRY(cluster_, loop.run(ClusterClient::start(client_->env, *client_->kv)));
+  VolumeManagerOptions options;
+  options.volume = volume_options;
+  options.holder = "client";
+  options.lease_ttl = std::chrono::milliseconds(2000);
+  options.stop_patience = std::chrono::seconds(0);
+  options.lock_patience = std::chrono::seconds(10);
+  manager_ = std::make_unique<VolumeManager>(client_->env, *client_->kv, *cluster_, options);
+  return {};
+}
+
+Result<std::shared_ptr<BlockDevice>> SimCluster::open_volume() {
+  return loop.run(manager_->open("demo"));
+}
+
+void SimCluster::cut_peer(std::size_t index) {
+  Host& host = *hosts_[index];
+  host.kv->cut();
+  host.disk->crash(random);
+  network.drop_host(host.name, SimDeath::machine);
+}
+
+void SimCluster::cut_client() {
+  client_->kv->cut();
+  network.drop_host(client_->name, SimDeath::process);
+}
+
+void SimCluster::unwind_peer(std::size_t index) {
+  Host& host = *hosts_[index];
+  (void)loop.run(host.node->stop());
+  host.node.reset();
+  host.kv.reset();
+}
+
+namespace {
+
+Job stop_client(VolumeManager& manager, ClusterClient& cluster) {
+  (void)co_await manager.stop();
+  co_await cluster.stop();
+}
+
+}  // namespace
+
+void SimCluster::unwind_client() {
+  AGRO_ASSERT(loop.run_job(stop_client(*manager_, *cluster_)));
+  manager_.reset();
+  cluster_.reset();
+  client_->kv.reset();
+}
+
+void SimCluster::crash_peer(std::size_t index) {
+  cut_peer(index);
+  unwind_peer(index);
+}
+
+void SimCluster::crash_client() {
+  cut_client();
+  unwind_client();
+}
+
+void SimCluster::crash_everything() {
+  cut_client();
+  for (std::size_t index = 0; index < hosts_.size(); ++index) cut_peer(index);
+  unwind_client();
+  for (std::size_t index = 0; index < hosts_.size(); ++index) unwind_peer(index);
+}
+
+}  // namespace agro

@@ -1,0 +1,105 @@
+// A cluster in one process on simulated time: real peers, a real client, simulated disks and network.
+//
+// Every host has a disk of its own; the metadata store is a perfect one that outlives all crashes, seen
+// through a connection that dies with its process. Source: DESIGN.md section 10.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "metadata/temp/temp_kv.hpp"
+#include "node/cluster_client.hpp"
+#include "node/peer_node.hpp"
+#include "node/volume_manager.hpp"
+#include "sim/sim_disk.hpp"
+#include "sim/sim_loop.hpp"
+#include "sim/sim_network.hpp"
+
+namespace agro {
+
+/// A connection to the metadata store that can be cut, as the death of its process does.
+class CuttableKv final : public Kv {
+ public:
+  explicit CuttableKv(std::unique_ptr<Kv> inner) : inner_(std::move(inner)) {}
+  void cut() { cut_ = true; }
+
+  Task<std::optional<KeyValue>> get(std::string key) override;
+  Task<KvRange> list(std::string prefix) override;
+  Task<KvTxnResult> transact(std::vector<KvCompare> compares, std::vector<KvOp> ops) override;
+  Task<std::unique_ptr<KvWatch>> watch(std::string prefix, std::uint64_t revision) override;
+  Task<std::uint64_t> grant_lease(std::chrono::milliseconds ttl) override;
+  Task<void> keep_alive(std::uint64_t lease) override;
+  Task<void> revoke_lease(std::uint64_t lease) override;
+  Task<void> close() override;
+
+ private:
+  Result<void> state() const;
+  std::unique_ptr<Kv> inner_;
+  bool cut_ = false;
+};
+
+class SimCluster {
+ public:
+  struct Options {
+    std::uint32_t peer_count = 3;
+    std::uint32_t replication = 2;
+    std::uint64_t store_size = 64 * 1024 * 1024;
+    std::uint32_t block_size = kBlockSizeMin;
+    std::uint64_t volume_size = 2 * 1024 * 1024;
+  };
+
+  SimCluster(std::uint64_t seed, Options options);
+  ~SimCluster();
+
+  /// Makes the cluster and its volume, and starts all.
+  Result<void> start();
+  Result<void> start_peer(std::size_t index);
+  Result<void> start_client();
+  /// The volume, attached by the client.
+  Result<std::shared_ptr<BlockDevice>> open_volume();
+
+  /// The power of one peer's machine fails: unsynced writes are kept, dropped or torn.
+  void crash_peer(std::size_t index);
+  /// The client's process dies.
+  void crash_client();
+  /// The power of all machines fails at the same instant.
+  void crash_everything();
+
+  SimLoop loop;
+  Random random;
+  SimNetwork network;
+  VolumeOptions volume_options;
+
+  SimDisk& disk(std::size_t index) { return *hosts_[index]->disk; }
+  Metrics& client_metrics() { return client_->metrics; }
+  bool peer_runs(std::size_t index) const { return hosts_[index]->node != nullptr; }
+
+ private:
+  struct Host {
+    Host(SimLoop& loop, SimNetwork& network, const std::string& name, Random seeds);
+    std::string name;
+    Random random;
+    std::unique_ptr<SimDisk> disk;
+    InlineOffload offload;
+    Metrics metrics;
+    Env env;
+    std::unique_ptr<CuttableKv> kv;
+    std::unique_ptr<PeerNode> node;
+  };
+
+  // A crash is the cut, which takes no time, and then the unwinding of what can do no harm any more.
+  void cut_peer(std::size_t index);
+  void cut_client();
+  void unwind_peer(std::size_t index);
+  void unwind_client();
+
+  Options options_;
+  TempKvStore store_;
+  std::vector<std::unique_ptr<Host>> hosts_;
+  std::unique_ptr<Host> client_;
+  std::unique_ptr<ClusterClient> cluster_;
+  std::unique_ptr<VolumeManager> manager_;
+};
+
+}  // namespace agro
