@@ -82,16 +82,18 @@ struct Change {
   }
   std::uint64_t end() const { return (first_page + pages.size()) * kPageSize; }
 
-  /// Some of its 512-byte pieces reach `content`, each by the toss of a coin.
+  /// Some of its pieces reach `content`, each by the toss of a coin: pieces of 512 bytes, or, so that
+  /// whole pages often survive beside lost ones, of a page.
   void apply_torn(Content& content, Random& random) const {
     if (kind == Kind::resize) return random.chance(1, 2) ? apply(content) : void();
+    const std::size_t piece = random.chance(1, 2) ? kTearSize : kPageSize;
     for (std::size_t i = 0; i < pages.size(); ++i) {
       Page mixed = page_of(content.page(first_page + i));
       bool any = false;
-      for (std::size_t at = 0; at < kPageSize; at += kTearSize) {
+      for (std::size_t at = 0; at < kPageSize; at += piece) {
         if (random.chance(1, 2)) continue;
         any = true;
-        std::memcpy(mixed.data() + at, page_of(pages[i]).data() + at, kTearSize);
+        std::memcpy(mixed.data() + at, page_of(pages[i]).data() + at, piece);
       }
       if (!any) continue;
       content.set_page(first_page + i, make_page(mixed));

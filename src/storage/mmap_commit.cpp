@@ -28,7 +28,7 @@ void MmapStore::enqueue(Entry entry) {
   pending_.push_back(std::move(entry));
   if (committing_) return;
   committing_ = true;
-  tasks_.spawn(commit_loop());  // starts in a later turn: what this turn brings shares its sync
+  tasks_.spawn(commit_loop());
 }
 
 Task<void> MmapStore::await_completion(std::shared_ptr<Completion> completion) {
@@ -53,6 +53,7 @@ void MmapStore::fail_pending(const Error& error) {
 }
 
 Job MmapStore::commit_loop() {
+  co_await yield_to_loop();  // what else this turn brings shares the first sync
   while (!pending_.empty() && !failed_.has_value()) {
     const Result<void> committed = co_await commit_group();
     if (!committed.has_value()) break;

@@ -37,12 +37,18 @@ Task<void> MmapStore::start(std::vector<StoreRecord> restated, bool rewrite_supe
   }
   ++sync_count_;
   if (rewrite_superblocks) AGRO_CO_TRY_OK(co_await write_superblocks(superblock_));
-  if (!restated.empty()) {
+  // All of it or none may be in the log, so it must be one frame; more than fits goes by way of a
+  // checkpoint, after which the log that needed restating is not read again.
+  if (restated.size() > kFrameRecordsMax) {
+    AGRO_CO_TRY_OK(co_await write_checkpoint());
+  } else if (!restated.empty()) {
     auto completion = std::make_shared<Completion>();
     for (const StoreRecord& record : restated) {
       enqueue({.record = record, .data = {}, .completion = completion});
     }
+    const std::uint64_t sequence = position_.sequence;
     AGRO_CO_TRY_OK(co_await await_completion(completion));
+    AGRO_ASSERT(position_.sequence == sequence + 1);
   }
   after_change();
   co_return Result<void>();

@@ -114,6 +114,8 @@ class MmapStore final : public BlockStore {
   void after_change();
   std::uint32_t growth_watermark() const;
   bool wants_growth() const;
+  std::uint32_t growth_limit() const;
+  Job grow_again();
   Job grow();
   Task<void> grow_once();
   bool wants_checkpoint() const;
@@ -163,7 +165,8 @@ class MmapStore final : public BlockStore {
   bool reclaim_exhausted_ = false;
   std::uint64_t dead_pages_ = 0;  // died since reclaiming last found nothing to gain
   std::unordered_set<std::uint32_t> unreadable_slots_;
-  TimePoint grow_again_at_{};     // after the file system was full
+  bool file_system_full_ = false;  // was: count_max() is what the file could be grown to so far
+  TimePoint grow_again_at_{};      // and growing it is tried again then
 
   std::optional<Error> failed_;
   bool closing_ = false;

@@ -15,6 +15,9 @@ constexpr std::size_t kSparseSlotsMax = 16;     // emptied in one round
 constexpr std::size_t kRelocatedRecordsMax = 64;  // in one batch
 constexpr std::uint32_t kRelocatedPagesMax = 256;
 constexpr std::uint32_t kLogSlotsKept = 4;      // for records while nothing else can be stored
+constexpr Duration kGrowAgainAfter = std::chrono::seconds(10);  // a full file system
+constexpr std::uint64_t kGrownAheadWhenFull = 64 * kMiB;
+constexpr std::uint64_t kLeftToOthers = 8 * kMiB;  // of a full file system, for metadata stores
 
 }  // namespace
 
@@ -45,10 +48,8 @@ Task<void> MmapStore::wait_for_space(std::uint32_t own_slots, std::uint32_t inli
     const std::uint32_t needed = own_slots + inline_slots_needed(inline_pages);
     if (slots_.free_count() >= floor(reserve) + needed) {
       if (slots_.free_grown_count() >= own_slots) co_return Result<void>();
-    } else if (const std::uint32_t allowed = slots_in(options_.size, options_.block_size);
-               slots_.count_max() < allowed && env_.clock.now() >= grow_again_at_) {
-      slots_.set_count_max(allowed);  // the file system was full a while ago: try again
-      continue;
+    } else if (file_system_full_ && (growing_ || wants_growth())) {
+      // It was full a while ago: what growing brings now is to be seen.
     } else if (reclaim_exhausted_) {
       co_return fail(Errc::out_of_space, options_.directory + " is full");
     } else {
@@ -94,12 +95,33 @@ std::uint32_t MmapStore::growth_watermark() const {
   return std::max(4U, static_cast<std::uint32_t>(ahead / options_.block_size));
 }
 
+std::uint32_t MmapStore::growth_limit() const {
+  return file_system_full_ ? slots_in(options_.size, options_.block_size) : slots_.count_max();
+}
+
 bool MmapStore::wants_growth() const {
-  return slots_.grown_count() < slots_.count_max() &&
-         slots_.free_grown_count() < growth_watermark();
+  if (slots_.grown_count() >= growth_limit()) return false;
+  if (!file_system_full_) return slots_.free_grown_count() < growth_watermark();
+  // As much as volumes that wait for space want to see before they go on.
+  const auto ahead = static_cast<std::uint32_t>(kGrownAheadWhenFull / options_.block_size);
+  return env_.clock.now() >= grow_again_at_ &&
+         slots_.free_grown_count() < std::max(growth_watermark(), floor(false) + ahead);
+}
+
+/// While the file system is full nobody may be left who asks for space: users wait until they see
+/// that there is some.
+Job MmapStore::grow_again() {
+  TimePoint next = grow_again_at_;
+  while (file_system_full_ && !closing_ && !failed_.has_value()) {
+    co_await wait_until(progress_, env_.clock, next);
+    if (env_.clock.now() < next) continue;
+    after_change();
+    next = env_.clock.now() + kGrowAgainAfter;
+  }
 }
 
 Job MmapStore::grow() {
+  co_await yield_to_loop();  // spawn() starts a job at once, in the middle of its caller
   while (!failed_.has_value() && wants_growth()) {
     const Result<void> grown = co_await grow_once();
     if (!grown.has_value()) break;
@@ -118,7 +140,7 @@ Task<void> MmapStore::grow_once() {
                                         std::min(kGrowStepMin, options_.grow_step_max),
                                         options_.grow_step_max);
   const auto step_slots = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, step / block_size));
-  const std::uint32_t new_count = std::min(slots_.count_max(), old_count + step_slots);
+  const std::uint32_t new_count = std::min(growth_limit(), old_count + step_slots);
   AlignedBuffer zeros(kZerosSize);
   std::memset(zeros.data(), 0, zeros.size());
   std::uint64_t at = offset_of(old_count);
@@ -137,14 +159,25 @@ Task<void> MmapStore::grow_once() {
   }
   const bool full = written.code() == Errc::out_of_space;
   if (!written.has_value() && !full) co_return fail(poison(std::move(written).error()));
+  if (full) {
+    const std::uint64_t kept = at - std::min(at - offset_of(old_count), kLeftToOthers);
+    at = offset_of(slots_in(kept, options_.block_size));
+    if (Result<void> cut = co_await file_->resize(at); !cut.has_value()) {
+      co_return fail(poison(std::move(cut).error()));
+    }
+  }
   Result<void> synced = co_await file_->sync();
   if (!synced.has_value()) co_return fail(poison(std::move(synced).error()));
   ++sync_count_;
   slots_.grow_to(slots_in(at, options_.block_size));
-  if (!full) co_return Result<void>();
+  if (full || file_system_full_) slots_.set_count_max(slots_.grown_count());
+  if (!full) {
+    if (slots_.grown_count() == growth_limit()) file_system_full_ = false;
+    co_return Result<void>();
+  }
   log_warning("{} cannot grow: {}", file_name(), written.error().message);
-  slots_.set_count_max(slots_.grown_count());
-  grow_again_at_ = env_.clock.now() + std::chrono::seconds(10);
+  grow_again_at_ = env_.clock.now() + kGrowAgainAfter;
+  if (!std::exchange(file_system_full_, true)) tasks_.spawn(grow_again());
   co_return fail(std::move(written).error());
 }
 
@@ -324,6 +357,7 @@ bool MmapStore::wants_space() const {
 }
 
 Job MmapStore::upkeep() {
+  co_await yield_to_loop();  // as in grow(): who asked for space must be waiting already
   Result<void> result;
   while (!failed_.has_value() && !closing_ && result.has_value()) {
     if (wants_space()) {
