@@ -279,18 +279,19 @@ Result<Opened> open_now(const std::string& path, OpenOptions options) {
   return Opened{std::move(file), static_cast<std::uint64_t>(about.st_size), in_memory};
 }
 
+bool is_directory(const std::string& path) {
+  struct stat about {};
+  return ::stat(path.c_str(), &about) == 0 && S_ISDIR(about.st_mode);
+}
+
 Result<void> make_directories_now(const std::string& path) {
-  if (::mkdir(path.c_str(), 0755) == 0) return sync_directory(parent_of(path));
-  if (errno == EEXIST) {
-    struct stat about {};
-    if (::stat(path.c_str(), &about) == 0 && S_ISDIR(about.st_mode)) return {};
-    return fail(Errc::already_exists, path + " is there and is not a directory");
-  }
-  if (errno != ENOENT) return fail(errno_error("make directory " + path, errno));
+  if (is_directory(path)) return {};
   const std::string parent = parent_of(path);
-  if (parent == path || parent == ".") return fail(errno_error("make directory " + path, ENOENT));
-  AGRO_TRY_OK(make_directories_now(parent));
-  return make_directories_now(path);
+  if (parent != path && parent != ".") AGRO_TRY_OK(make_directories_now(parent));
+  if (::mkdir(path.c_str(), 0755) == 0) return sync_directory(parent);
+  if (errno != EEXIST) return fail(errno_error("make directory " + path, errno));
+  if (is_directory(path)) return {};  // somebody else made it just now
+  return fail(Errc::already_exists, path + " is there and is not a directory");
 }
 
 Result<std::vector<std::string>> list_now(const std::string& path) {

@@ -125,6 +125,9 @@ TEST_P(SystemDiskTest, DirectoriesAndSmallFiles) {
   EXPECT_EQ(run(disk_->read_file(nested + "/one")).value(), std::string(100'000, 'x'));
   EXPECT_EQ(run(disk_->list(nested)).value(), (std::vector<std::string>{"one", "two"}));
   EXPECT_EQ(run(disk_->make_directories(nested + "/one")).code(), Errc::already_exists);
+  EXPECT_EQ(run(disk_->make_directories(nested + "/one/deeper")).code(), Errc::already_exists);
+  // Its parent is there and still it says ENOENT, for ever.
+  EXPECT_EQ(run(disk_->make_directories("/proc/agro-test/deeper")).code(), Errc::not_found);
   ASSERT_TRUE(run(disk_->remove(nested + "/one")));
   EXPECT_EQ(run(disk_->remove(nested + "/one")).code(), Errc::not_found);
   EXPECT_EQ(run(disk_->read_file(nested + "/one")).code(), Errc::not_found);
