@@ -55,7 +55,9 @@ struct Listing {
 struct Space {
   std::uint64_t size = 0;       // bytes of all peers' stores
   std::uint64_t used = 0;
-  std::uint64_t available = 0;  // before the reserve
+  /// What blocks with all their copies (of which each counts) can still take before the reserve:
+  /// what one peer alone has free is no use when two copies are wanted.
+  std::uint64_t available = 0;
 };
 
 class BlockBackend {

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 
 #include "base/log.hpp"
 #include "distributor/distributor_ops.hpp"
@@ -97,8 +99,23 @@ std::uint32_t Distributor::copy_count() const {
   return ring_ == nullptr ? 0 : ring_->replication();
 }
 
+/// The most bytes that can be stored as `copies` equal copies, each on another peer, with so much
+/// free on each: sort out the k largest, which get one copy each; the rest must take the others.
+static std::uint64_t available_for_copies(std::vector<std::uint64_t> free, std::uint32_t copies) {
+  std::sort(free.begin(), free.end(), std::greater<>());
+  if (copies == 0 || free.size() < copies) return 0;
+  std::uint64_t rest = std::accumulate(free.begin(), free.end(), std::uint64_t{0});
+  std::uint64_t best = rest;
+  for (std::uint32_t large = 1; large < copies; ++large) {
+    rest -= free[large - 1];
+    best = std::min(best, rest / (copies - large) * copies);
+  }
+  return best;
+}
+
 Space Distributor::space() const {
   Space sum;
+  std::vector<std::uint64_t> free;
   for (const PeerPtr& member : member_peers_) {
     if (member == nullptr) continue;
     const std::optional<PeerStat> stat = member->peer->last_stat();
@@ -106,8 +123,9 @@ Space Distributor::space() const {
     sum.size += stat->store.size;
     sum.used += stat->store.used;
     // What a peer that cannot be reached has free is no use to anybody now.
-    if (member->peer->connected()) sum.available += stat->store.available;
+    if (member->peer->connected()) free.push_back(stat->store.available);
   }
+  sum.available = available_for_copies(std::move(free), copy_count());
   return sum;
 }
 

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <functional>
 
 #include "base/log.hpp"
@@ -460,6 +461,20 @@ TEST_F(DistributorTest, SpaceIsTheSumOfMembers) {
   EXPECT_EQ(space.available, (4ULL << 30) - 2 * size);
   lose(ranked(1, 0));
   EXPECT_EQ(distributor_.space().available, (3ULL << 30) - size);
+}
+
+// Goal: what is available is what two copies on distinct peers can take.
+TEST_F(DistributorTest, SpaceForCopiesAsATable) {
+  struct Case {
+    std::array<std::uint64_t, 4> free;
+    std::uint64_t available;
+  };
+  for (const Case& entry : {Case{{100, 100, 100, 100}, 400}, Case{{0, 0, 0, 100}, 0},
+                            Case{{10, 0, 0, 100}, 20}, Case{{10, 20, 30, 100}, 120},
+                            Case{{0, 0, 50, 50}, 100}, Case{{0, 0, 0, 0}, 0}}) {
+    for (std::size_t index = 0; index < 4; ++index) peers_[index]->store.size = entry.free[index];
+    EXPECT_EQ(distributor_.space().available, entry.available);
+  }
 }
 
 TEST_F(DistributorTest, PeersAreCounted) {
