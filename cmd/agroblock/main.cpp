@@ -79,10 +79,14 @@ int run(int argc, char** argv) {
   add_metadata_options(app, options.metadata);
   CLI::App* serve_command = app.add_subcommand("nbdserve", "serve volumes over NBD");
   serve_command->fallthrough();
-  serve_command->add_option("-l,--listen", options.listen,
-                            "unix:PATH or tcp:HOST:PORT (default tcp:127.0.0.1:10809)");
-  serve_command->add_option("--metrics", options.metrics,
-                            "serve metrics: unix:PATH or tcp:HOST:PORT");
+  // One value each time they are given: what follows is a volume.
+  serve_command
+      ->add_option("-l,--listen", options.listen,
+                   "unix:PATH or tcp:HOST:PORT (default tcp:127.0.0.1:10809)")
+      ->allow_extra_args(false);
+  serve_command
+      ->add_option("--metrics", options.metrics, "serve metrics: unix:PATH or tcp:HOST:PORT")
+      ->allow_extra_args(false);
   serve_command->add_option("volumes", options.volumes, "volumes to serve (default: all)");
   add_size_option(*serve_command, "--read-cache", options.read_cache,
                   "memory per open volume for sectors read (default 64MiB)");
