@@ -22,7 +22,7 @@ PROGRESS_SECONDS = 10  # no write may wait longer
 
 
 def fio_args(server, size_mib, scratch):
-    common = [f"--uri={server.uri('v')}", "--ioengine=nbd", "--rw=randwrite", "--iodepth=32",
+    common = ["--ioengine=nbd", f"--uri={server.uri('v')}", "--rw=randwrite", "--iodepth=32",
               f"--size={size_mib}m", "--verify=crc32c", "--verify_fatal=1"]
     # fio forgets a block that another overlaps: what it verifies of mixed sizes is a sample. The
     # last pass writes every 4 KiB once in random order and verifies all of them.
