@@ -54,6 +54,11 @@ class Cluster:
             wait_for(f"peer {index + 1} is ready", self.peers[index].ready, timeout=20)
         return self.peers[index]
 
+    def kill_peer(self, index):
+        """kill -9 of one; it is not missed until it is started again."""
+        self.peers[index].kill()
+        self.peers[index] = None
+
     def start_client(self):
         self.client = Process(
             [os.path.join(self.bin_dir, "agroblock"), "--metadata", self.metadata, "nbdserve",

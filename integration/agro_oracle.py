@@ -47,6 +47,7 @@ class Oracle:
         self.small = Region(size - small_size, SMALL, small_size // SMALL)
         self.dirty = set()  # (region, index) of units with more than one legal write
         self.depth = depth
+        self.bulk = False  # write much, so that checkpoints and the cleaner have work
         self.run_number = 0
         self.failure = None  # of a completion; libnbd swallows exceptions there
         self.clock = 0  # counts sends and acknowledgments
@@ -116,7 +117,9 @@ class Oracle:
     def _pick(self, aligned):
         """A run of units that nothing under way touches, or None."""
         region = self.small if not aligned and self.random.random() < 0.2 else self.big
-        longest = 64 if self.random.random() < 0.05 else 12 if region is self.small else 4
+        longest = 12 if region is self.small else 4
+        if self.random.random() < (0.5 if self.bulk else 0.05):
+            longest = 256 if self.bulk else 64
         first = self.random.randrange(region.count)
         count = min(self.random.randint(1, longest), region.count - first)
         return None if any(region.busy[first:first + count]) else (region, first, count)
@@ -206,8 +209,8 @@ class Oracle:
     # --- checking ---
 
     def check(self, handle, crashed=True):
-        """Reads everything and compares. What was read is what counts from now on (the recovered
-        state is durable). Without a crash, each unit must hold its last write."""
+        """Reads everything and compares. After a crash, what was read is what counts from now on (the
+        recovered state is durable). Without one each unit must hold its last write, flushed or not."""
         found = []  # (region, index, candidates)
         for region in (self.big, self.small):
             found += self._read(handle, region)
@@ -220,6 +223,8 @@ class Oracle:
             if candidates[-1].number < least:
                 self._wrong(region, index, f"write {candidates[-1].number} but {least} was acknowledged before "
                             f"write {newest} was sent, which survived")
+        if not crashed:
+            return
         for region, index, candidates in found:
             kept = candidates[-1]
             region.history[index] = [Write(kept.number, kept.zero)]

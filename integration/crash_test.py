@@ -52,17 +52,18 @@ def crash_rounds(start, rounds, oracle, rng):
         slowest = max(slowest, took)
         assert took < ATTACH_LIMIT, f"round {number}: attached after {took:.2f} s"
         oracle.check(handles[0])
+        oracle.bulk = number % 3 == 2
         killed = threading.Event()
 
         def kill(server=server, killed=killed):
             killed.set()
             server.kill()
-        timer = threading.Timer(rng.uniform(0.05, 1.5), kill)
+        timer = threading.Timer(rng.uniform(0.05, 2.5 if oracle.bulk else 1.5), kill)
         timer.start()
         oracle.run(handles, seconds=30, may_die=killed.is_set)
         timer.join()
         assert oracle.dead, "the server outlived kill -9"
-        print(f"round {number}: attached in {took:.3f} s; {oracle.summary()}", flush=True)
+        print(f"round {number}: attached in {took:.3f} s{', bulk' if oracle.bulk else ''}; {oracle.summary()}", flush=True)
     server = start()
     handles = attach(server, count=2)
     oracle.check(handles[0])

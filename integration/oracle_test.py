@@ -86,7 +86,17 @@ def main():
     assert "acknowledged" in verdict({0: 3, 1: 9, 2: 11}, crashed=False)
     assert verdict(good, crashed=False) == "", verdict(good, crashed=False)
 
-    # After a check, what was read is the only legal content.
+    # Reading makes nothing durable: what was not flushed may still be lost afterwards.
+    oracle, device = history()
+    for index, number in good.items():
+        device.put(oracle, index, number)
+    oracle.check(device, crashed=False)
+    device.put(oracle, 0, 1)
+    for index in (1, 2):
+        device.bytes[index * BIG:(index + 1) * BIG] = bytes(BIG)
+    oracle.check(device)
+
+    # After a crash, what was read is the only legal content.
     oracle, device = history()
     device.put(oracle, 0, 3)
     oracle.check(device)
