@@ -61,7 +61,7 @@ class Cluster:
 
     def start_client(self):
         self.client = Process(
-            [os.path.join(self.bin_dir, "agroblock"), "--metadata", self.metadata, "nbdserve",
+            [os.path.join(self.bin_dir, "agroblock"), "--metadata", self.metadata, "nbdserve", "--read-cache", "4MiB",
              "-l", f"unix:{self.nbd_socket}", "--metrics", f"unix:{self.metrics_socket}"], f"{self.dir}/client.log")
 
     def start(self):

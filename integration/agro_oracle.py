@@ -58,7 +58,7 @@ class Oracle:
     # --- writing ---
 
     def run(self, handles, seconds=None, stop=lambda: False, may_die=lambda: False, tick=None):
-        """Writes through all handles for `seconds` or until stop(); then waits for what is under
+        """Writes and reads through all handles for `seconds` or until stop(); then waits for what is under
         way. Ends early when the server dies, which is an error unless may_die()."""
         self.handles, self.may_die = handles, may_die
         self.run_number += 1  # completions of an earlier run, of handles being freed, are void
@@ -107,6 +107,8 @@ class Oracle:
         try:
             if kind < 0.04:
                 self._flush(handle)
+            elif kind > 0.9:
+                self._read_some(handle)
             elif kind < 0.07:
                 self._change(handle, "zero" if kind < 0.055 else "trim")
             else:
@@ -155,6 +157,29 @@ class Oracle:
             data = b"".join(region.content(index, write.number) for index in range(first, first + count))
             buffer = nbd.Buffer.from_bytearray(bytearray(data))
             handle.aio_pwrite(buffer, offset, completion=completion, flags=flags)
+        self.under_way += 1
+
+    def _read_some(self, handle):
+        """What nothing under way touches must read as its last write."""
+        picked = self._pick(aligned=False)
+        if picked is None:
+            return
+        region, first, count = picked
+        region.busy[first:first + count] = b"\1" * count
+        buffer = nbd.Buffer(count * region.unit)
+
+        def done():
+            region.busy[first:first + count] = bytes(count)
+            data = buffer.to_bytearray()
+            for index in range(first, first + count):
+                last = region.history[index][-1]
+                wanted = bytes(region.unit) if last.zero else region.content(index, last.number)
+                at = (index - first) * region.unit
+                if data[at:at + region.unit] != wanted and self.failure is None:
+                    self.failure = (f"byte {region.offset + index * region.unit} does not read as write "
+                                    f"{last.number}: {data[at:at + 16].hex()}")
+
+        handle.aio_pread(buffer, region.offset + first * region.unit, completion=self._completion("read", done))
         self.under_way += 1
 
     def _flush(self, handle):

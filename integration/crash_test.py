@@ -82,7 +82,7 @@ def main():
     scratch = scratch_dir()
 
     step("agro standalone, killed 20 times")
-    options = ["--size", "4GiB", "--create-volume", f"{VOLUME}=256MiB"]
+    options = ["--size", "4GiB", "--read-cache", "4MiB", "--create-volume", f"{VOLUME}=256MiB"]
     server = crash_rounds(lambda: Standalone(bin_dir, f"{scratch}/alone", *options), 20,
                           Oracle(rng.random(), SIZE), rng)
 
