@@ -1,7 +1,7 @@
 // agroctl block: create, dump and load.
 //
-// dump and load are clients of the cluster: they lock the volume as a server would, and give it back
-// clean at the end, also after an error or Ctrl-C.
+// dump and load are clients of the cluster: they lock the volume as a server would, and give it
+// back clean at the end, also after an error or Ctrl-C.
 #include <fmt/format.h>
 
 #include "agroctl/image_file.hpp"
@@ -60,6 +60,8 @@ Task<std::unique_ptr<Attached>> attach(Session& session, std::string volume) {
     co_return fail(std::move(error));
   }
   attached->device = std::move(*device);
+  // From here on things can go wrong that are no error yet: peers that go, writes that wait.
+  if (!session.verbose) log_to_standard_error("agroctl", false);
   co_return std::move(attached);
 }
 
@@ -101,8 +103,9 @@ Task<void> dump_volume(Session& session, DumpOptions options) {
 /// Errors: invalid_argument, when what is to be loaded does not fit.
 Result<void> check_fits(const ImageSource& source, std::uint64_t size, const std::string& volume) {
   if (source.is_stream() || source.size() <= size) return {};
-  return fail(Errc::invalid_argument, fmt::format("{} has {} bytes and volume {} {}; it does not fit",
-                                                  source.name(), source.size(), volume, size));
+  return fail(Errc::invalid_argument,
+              fmt::format("{} has {} bytes and volume {} {}; it does not fit", source.name(),
+                          source.size(), volume, size));
 }
 
 /// Makes the volume unless it is there. Returns whether it was made.
@@ -125,11 +128,11 @@ Task<bool> prepare_volume(Session& session, const ImageSource& source, LoadOptio
   }
   const bool unsized_source = source.is_stream() || source.size() == 0;
   if (!options.size.has_value() && unsized_source) {
-    co_return fail(Errc::invalid_argument,
-                   fmt::format("there is no volume {} yet, and {}; give the new volume's SIZE",
-                               options.volume,
-                               source.is_stream() ? source.name() + " does not say its size"
-                                                  : source.name() + " is empty"));
+    co_return fail(
+        Errc::invalid_argument,
+        fmt::format("there is no volume {} yet, and {}; give the new volume's SIZE", options.volume,
+                    source.is_stream() ? source.name() + " does not say its size"
+                                       : source.name() + " is empty"));
   }
   CreateOptions create;
   create.name = options.volume;
@@ -149,8 +152,7 @@ Task<void> load_into(Session& session, ImageSource& source, LoadOptions options)
   }
   const std::uint64_t total = source.is_stream() ? attached->device->size_bytes() : source.size();
   Progress progress(session.env.clock, total, options.progress);
-  const std::unique_ptr<Transfer> transfer =
-      make_load(*attached->device, source, *blank, progress);
+  const std::unique_ptr<Transfer> transfer = make_load(*attached->device, source, *blank, progress);
   std::function<Task<void>(bool)> release = [&](bool moved) {
     return flush_and_detach(*attached, moved);
   };
@@ -178,7 +180,8 @@ void add_block_commands(CLI::App& app, Program& program) {
   block->require_subcommand(1);
   add_create_command(*block, program, "create");
   auto dump_options = std::make_shared<DumpOptions>();
-  CLI::App* dump_command = add_command(*block, "dump", "copy a volume into a file, a device or a pipe");
+  CLI::App* dump_command =
+      add_command(*block, "dump", "copy a volume into a file, a device or a pipe");
   dump_command->add_option("volume", dump_options->volume, "the volume")->required();
   dump_command->add_option("file", dump_options->file, "file to write; '-': standard output")
       ->required();
@@ -188,7 +191,8 @@ void add_block_commands(CLI::App& app, Program& program) {
   auto load_options = std::make_shared<LoadOptions>();
   CLI::App* load_command = add_command(
       *block, "load", "copy a file, a device or a pipe into a volume, made when there is none");
-  load_command->add_option("file", load_options->file, "file to read; '-': standard input")->required();
+  load_command->add_option("file", load_options->file, "file to read; '-': standard input")
+      ->required();
   load_command->add_option("volume", load_options->volume, "the volume")->required();
   load_command
       ->add_option_function<std::string>(

@@ -34,10 +34,11 @@ Task<void> init(Session& session, InitOptions options) {
   const Result<void> made = co_await session.metadata.init_cluster(cluster, std::move(ring));
   if (made.code() == Errc::already_exists) {
     AGRO_CO_TRY(const ClusterRecord present, co_await session.metadata.cluster());
-    co_return fail(Errc::already_exists,
-                   fmt::format("the metadata store already holds cluster {}; 'agroctl wipe' removes "
-                               "it, or use another store",
-                               present.id.to_string()));
+    co_return fail(
+        Errc::already_exists,
+        fmt::format("the metadata store already holds cluster {}; 'agroctl wipe' removes "
+                    "it, or use another store",
+                    present.id.to_string()));
   }
   if (!made.has_value()) co_return fail(made.error());
   co_return print(cluster.id.to_string() + "\n");
@@ -55,8 +56,9 @@ Task<void> check_unused(Session& session) {
   }
   for (const PeerView& peer : view.peers) {
     if (!peer.alive) continue;
-    co_return fail(Errc::locked, fmt::format("peer {} is running; stop it first, or wipe with --force",
-                                             peer.record.id.to_string()));
+    co_return fail(Errc::locked,
+                   fmt::format("peer {} is running; stop it first, or wipe with --force",
+                               peer.record.id.to_string()));
   }
   co_return Result<void>();
 }
@@ -81,8 +83,9 @@ void add_cluster_commands(CLI::App& app, Program& program) {
                   "largest block, a power of two, 64KiB to 16MiB (default 1MiB)");
   init_command->add_option("--block-spec", init_options->block_spec,
                            "layers of new volumes (default crc,base)");
-  init_command->add_option("--replication", init_options->replication,
-                           "copies of each block, 1 to 16 (default 2)")
+  init_command
+      ->add_option("--replication", init_options->replication,
+                   "copies of each block, 1 to 16 (default 2)")
       ->check(CLI::Range(1, 16));
   init_command->final_callback([&program, init_options] {
     const std::uint64_t size = init_options->block_size;

@@ -1,7 +1,7 @@
 // agroctl completion: scripts for bash, zsh and fish, made from the command tree itself.
 //
-// Each script finds the command that is being typed by following the words through the tree, and then
-// offers that command's subcommands and options; where there is nothing to offer, file names.
+// Each script finds the command that is being typed by following the words through the tree, and
+// then offers that command's subcommands and options; where there is nothing to offer, file names.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -59,19 +59,23 @@ void collect(const CLI::App& app, const std::string& path, std::vector<Node>& no
 std::string quoted(std::string text, std::string_view quote_inside) {
   std::string out = "'";
   for (const char letter : text) {
-    if (letter == '\'') out += quote_inside;
-    else out += letter;
+    if (letter == '\'')
+      out += quote_inside;
+    else
+      out += letter;
   }
   return out + "'";
 }
 
 /// The function that bash and zsh share: sets `command_path` from the words before the cursor.
 std::string path_function(const std::vector<Node>& nodes) {
-  std::string out = "_agroctl_path() {\n  command_path=agroctl\n  local word\n  for word in \"$@\"; do\n";
+  std::string out =
+      "_agroctl_path() {\n  command_path=agroctl\n  local word\n  for word in \"$@\"; do\n";
   out += "    case \"$command_path $word\" in\n";
   for (const Node& node : nodes) {
     if (node.path == "agroctl") continue;
-    out += fmt::format("      {}) command_path=\"$command_path $word\" ;;\n", quoted(node.path, ""));
+    out +=
+        fmt::format("      {}) command_path=\"$command_path $word\" ;;\n", quoted(node.path, ""));
   }
   return out + "    esac\n  done\n}\n";
 }
@@ -91,7 +95,8 @@ std::string bash_script(const std::vector<Node>& nodes) {
 }
 
 std::string zsh_script(const std::vector<Node>& nodes) {
-  std::string out = "#compdef agroctl\n# zsh completion of agroctl: source <(agroctl completion zsh)\n";
+  std::string out =
+      "#compdef agroctl\n# zsh completion of agroctl: source <(agroctl completion zsh)\n";
   out += path_function(nodes);
   out += "_agroctl() {\n  local command_path\n  local -a candidates\n";
   out += "  _agroctl_path \"${(@)words[2,CURRENT-1]}\"\n  case \"$command_path\" in\n";

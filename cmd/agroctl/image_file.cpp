@@ -83,10 +83,10 @@ Result<std::size_t> ImageSource::read_now(std::uint64_t offset, MutableBytes out
   std::size_t done = 0;
   while (done < out.size()) {
     if (is_stream_) AGRO_TRY_OK(wait_ready(descriptor_.get(), POLLIN, cancelled_));
-    const ssize_t count =
-        is_stream_ ? ::read(descriptor_.get(), out.data() + done, out.size() - done)
-                   : pread(descriptor_.get(), out.data() + done, out.size() - done,
-                           static_cast<off_t>(offset + done));
+    const ssize_t count = is_stream_
+                              ? ::read(descriptor_.get(), out.data() + done, out.size() - done)
+                              : pread(descriptor_.get(), out.data() + done, out.size() - done,
+                                      static_cast<off_t>(offset + done));
     if (count < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (count < 0) return fail(errno_error("reading " + name_, errno));
     if (count == 0) break;

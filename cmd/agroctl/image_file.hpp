@@ -1,9 +1,9 @@
 // Image files: what `block load` reads and `block dump` writes; sparse files, devices and pipes.
 //
-// These are the user's own files outside the cluster, which no simulation replaces, hence plain system
-// calls (off the loop) instead of the Disk seam, which knows neither holes nor pipes.
-// Invariants: an existing file is only touched by ImageSink::open, and what is skipped in a file reads
-// as zeros. Threading: one loop; cancel() ends waiting for a pipe within kPollInterval.
+// These are the user's own files outside the cluster, which no simulation replaces, hence plain
+// system calls (off the loop) instead of the Disk seam, which knows neither holes nor pipes.
+// Invariants: an existing file is only touched by ImageSink::open, and what is skipped in a file
+// reads as zeros. Threading: one loop; cancel() ends waiting for a pipe within kPollInterval.
 #pragma once
 
 #include <atomic>
@@ -40,8 +40,8 @@ class ImageSource {
     bool hole = false;
   };
 
-  /// Opens a file, a block device, or with "-" standard input. Errors: not_found; invalid_argument (a
-  /// directory); io_error. Shape: `offload` outlives it.
+  /// Opens a file, a block device, or with "-" standard input. Errors: not_found; invalid_argument
+  /// (a directory); io_error. Shape: `offload` outlives it.
   static Result<std::unique_ptr<ImageSource>> open(Offload& offload, const std::string& path);
 
   const std::string& name() const { return name_; }

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "agroctl/program.hpp"
+#include "base/log.hpp"
 #include "blockset/blockset.hpp"
 #include "metadata/open.hpp"
 
@@ -17,7 +18,8 @@ void add_format_options(CLI::App& command, Format& format) {
   CLI::Option* json = command.add_flag_callback(
       "--json", [&format] { format = Format::json; }, "print JSON");
   command
-      .add_flag_callback("--csv", [&format] { format = Format::csv; }, "print CSV with a header line")
+      .add_flag_callback(
+          "--csv", [&format] { format = Format::csv; }, "print CSV with a header line")
       ->excludes(json);
 }
 
@@ -42,7 +44,7 @@ std::uint32_t copy_count_of(const VolumeRecord& volume, const RingSpec& ring) {
 namespace {
 
 Task<void> run_action(SystemEnv& system, Kv& kv, const Program& program) {
-  Session session{system, system.env(), kv, Metadata(system.env(), kv)};
+  Session session{system, system.env(), kv, Metadata(system.env(), kv), program.verbose};
   Task<void> task = program.action(session);
   co_return co_await std::move(task);
 }
@@ -88,7 +90,11 @@ int run(int argc, char** argv) {
     const Result<void> done = program.immediate_action();
     return done.has_value() ? 0 : fail_at_once(done.error());
   }
-  log_to_standard_error("agroctl", program.verbose);
+  // Errors are returned and printed once; nothing else is said unless asked for.
+  if (program.verbose)
+    log_to_standard_error("agroctl", true);
+  else
+    set_log_sink({});
   SystemEnv system;
   return run_program("agroctl", system, run_with_store(system, program));
 }

@@ -13,6 +13,7 @@ namespace agro {
 namespace {
 
 constexpr Duration kReachable = std::chrono::seconds(3);
+constexpr Duration kReachableWhenDead = std::chrono::milliseconds(300);
 
 struct ListOptions {
   Format format = Format::text;
@@ -54,8 +55,8 @@ Task<void> list(Session& session, ListOptions options) {
                time_cell(record.started_unix_ms), Cell(record.labels.zone),
                Cell(record.labels.rack), Cell(record.labels.host)});
   }
-  co_return print(table.render(options.format,
-                               "no peers; start some with 'agro --metadata URI --peer-address ...'"));
+  co_return print(table.render(
+      options.format, "no peers; start some with 'agro --metadata URI --peer-address ...'"));
 }
 
 /// The peer that `text` names, by UUID or by one of its addresses.
@@ -77,14 +78,16 @@ Result<PeerView> find_peer(const ClusterView& view, const std::string& text) {
     if (same) found.push_back(peer);
   }
   if (found.empty()) {
-    return fail(Errc::not_found,
-                fmt::format("there is no peer {}; 'agroctl peer list' shows those there are", text));
+    return fail(
+        Errc::not_found,
+        fmt::format("there is no peer {}; 'agroctl peer list' shows those there are", text));
   }
   // An address is reused by the next peer of a machine; the one that runs is meant.
   if (found.size() > 1) std::erase_if(found, [](const PeerView& peer) { return !peer.alive; });
   if (found.size() == 1) return found.front();
-  return fail(Errc::invalid_argument,
-              fmt::format("several peers have the address {}; give a UUID of 'agroctl peer list'", text));
+  return fail(
+      Errc::invalid_argument,
+      fmt::format("several peers have the address {}; give a UUID of 'agroctl peer list'", text));
 }
 
 Task<void> add_one(Metadata& metadata, PeerView peer) {
@@ -136,17 +139,18 @@ Result<void> check_enough_left(const ClusterView& view) {
   for (const VolumeRecord& volume : view.volumes) {
     const std::uint32_t copies = copy_count_of(volume, view.ring);
     if (left_count >= copies) continue;
-    return fail(Errc::conflict, fmt::format("{} would be left for the {} copies of volume '{}'; add "
-                                            "another peer first, or use --force",
-                                            left_count, copies, volume.name));
+    return fail(Errc::conflict,
+                fmt::format("{} would be left for the {} copies of volume '{}'; add "
+                            "another peer first, or use --force",
+                            left_count, copies, volume.name));
   }
   return {};
 }
 
 /// Errors: conflict (it holds blocks); unavailable (it cannot be asked).
-Task<void> check_holds_nothing(ClusterClient& client, PeerId id, Clock& clock) {
-  const std::shared_ptr<Peer> peer = client.peer(id);
-  const TimePoint deadline = clock.now() + kReachable;
+Task<void> check_holds_nothing(ClusterClient& client, PeerView view, Clock& clock) {
+  const std::shared_ptr<Peer> peer = client.peer(view.record.id);
+  const TimePoint deadline = clock.now() + (view.alive ? kReachable : kReachableWhenDead);
   while (peer != nullptr && !peer->connected() && clock.now() < deadline) {
     co_await sleep_for(clock, std::chrono::milliseconds(5));
   }
@@ -159,17 +163,18 @@ Task<void> check_holds_nothing(ClusterClient& client, PeerId id, Clock& clock) {
                                stat.error().message));
   }
   if (stat->store.block_count == 0) co_return Result<void>();
-  co_return fail(Errc::conflict,
-                 fmt::format("its store still holds {} blocks, {}; --force removes it all the same, "
-                             "those blocks then miss a copy",
-                             stat->store.block_count, format_size(stat->store.used)));
+  co_return fail(
+      Errc::conflict,
+      fmt::format("its store still holds {} blocks, {}; --force removes it all the same, "
+                  "those blocks then miss a copy",
+                  stat->store.block_count, format_size(stat->store.used)));
 }
 
-Task<void> check_removable(Session& session, ClusterView view, PeerId id) {
+Task<void> check_removable(Session& session, ClusterView view, PeerView peer) {
   AGRO_CO_TRY_OK(check_enough_left(view));
   AGRO_CO_TRY(const std::unique_ptr<ClusterClient> client,
               co_await ClusterClient::start(session.env, session.kv));
-  const Result<void> checked = co_await check_holds_nothing(*client, id, session.env.clock);
+  const Result<void> checked = co_await check_holds_nothing(*client, peer, session.env.clock);
   co_await client->stop();
   co_return checked;
 }
@@ -194,7 +199,7 @@ Task<void> remove(Session& session, RemoveOptions options) {
   const std::string id = peer.record.id.to_string();
   const bool in_ring = is_in_ring(view.ring, peer.record.id);
   if (in_ring && !options.force) {
-    const Result<void> checked = co_await check_removable(session, view, peer.record.id);
+    const Result<void> checked = co_await check_removable(session, view, peer);
     if (!checked.has_value()) {
       co_return fail(with_context(checked.error(), fmt::format("peer {} is not removed", id)));
     }
@@ -230,7 +235,8 @@ void add_peer_commands(CLI::App& app, Program& program) {
   add_list_command(*peer, program, "list");
   add_list_command(app, program, "list-peers");
   auto add_options = std::make_shared<AddOptions>();
-  CLI::App* add_peer = add_command(*peer, "add", "add a peer to the ring: it gets blocks from now on");
+  CLI::App* add_peer =
+      add_command(*peer, "add", "add a peer to the ring: it gets blocks from now on");
   add_peer->add_option("peer", add_options->peer, "its UUID or address");
   add_peer->add_flag("--all-peers", add_options->all, "every peer that runs");
   on_command(program, *add_peer, add_options, add);

@@ -1,7 +1,7 @@
 // agroctl's frame: what a command gets, and how the command line hands over to it.
 //
-// A group of commands adds its part of the CLI11 tree; a command that was parsed sets Program::action,
-// which main() then runs on the loop.
+// A group of commands adds its part of the CLI11 tree; a command that was parsed sets
+// Program::action, which main() then runs on the loop.
 #pragma once
 
 #include <functional>
@@ -21,6 +21,7 @@ struct Session {
   Env& env;
   Kv& kv;
   Metadata metadata;
+  bool verbose = false;  // everything is logged already
 };
 
 /// What the command line asked for.
@@ -38,8 +39,8 @@ CLI::App* add_command(CLI::App& parent, const std::string& name, const std::stri
 /// Adds --json and --csv.
 void add_format_options(CLI::App& command, Format& format);
 
-/// Makes `run(session, *options)` the action when `command` was given. `options` live as long as the
-/// program; `run` is a coroutine function that takes them by value.
+/// Makes `run(session, *options)` the action when `command` was given. `options` live as long as
+/// the program; `run` is a coroutine function that takes them by value.
 template <class Options, class Run>
 void on_command(Program& program, CLI::App& command, std::shared_ptr<Options> options, Run run) {
   command.final_callback([&program, options, run] {
@@ -62,10 +63,11 @@ struct CreateOptions {
   std::string block_spec;
 };
 Task<VolumeRecord> create_volume(Metadata& metadata, CreateOptions options);
-/// NAME SIZE --replication --block-spec, as both `volume create-block` and `block create` take them.
+/// NAME SIZE --replication --block-spec, as both `volume create-block` and `block create` take
+/// them.
 void add_create_command(CLI::App& parent, Program& program, const std::string& name);
 
-void add_cluster_commands(CLI::App& app, Program& program);   // init, wipe
+void add_cluster_commands(CLI::App& app, Program& program);  // init, wipe
 void add_volume_commands(CLI::App& app, Program& program);
 void add_block_commands(CLI::App& app, Program& program);
 void add_peer_commands(CLI::App& app, Program& program);

@@ -19,7 +19,8 @@ std::vector<std::string> addresses_of(const ClusterView& view, const PeerId& id)
 }
 
 /// A union's members are those of its parts, each under the part it belongs to.
-void add_members(const ClusterView& view, const RingSpec& ring, const std::string& part, Table& table) {
+void add_members(const ClusterView& view, const RingSpec& ring, const std::string& part,
+                 Table& table) {
   for (const RingMember& member : ring.members) {
     table.add({number_cell(view.ring.version), Cell(std::string(ring_kind_name(view.ring.kind))),
                number_cell(view.ring.replication), Cell(part), Cell(member.id.to_string()),

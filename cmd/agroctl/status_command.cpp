@@ -1,6 +1,7 @@
 // agroctl status: is the cluster well, and if not, why.
 //
-// Healthy means: every ring member is alive and answers, and at least as many as the ring's copies do.
+// Healthy means: every ring member is alive and answers, and at least as many as the ring's copies
+// do.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -49,7 +50,8 @@ Task<void> ask_peer(ClusterClient& client, PeerReport& report, TimePoint deadlin
     co_return Result<void>();
   }
   // A dead peer gets one short chance: its lease may have ended for other reasons.
-  const TimePoint patience = report.peer.alive ? deadline : clock.now() + std::chrono::milliseconds(300);
+  const TimePoint patience =
+      report.peer.alive ? deadline : clock.now() + std::chrono::milliseconds(300);
   while (!peer->connected() && clock.now() < patience) {
     co_await sleep_for(clock, std::chrono::milliseconds(5));
   }
@@ -70,9 +72,8 @@ Task<void> ask_peers(Session& session, Report& report) {
     report.peers.push_back({.peer = peer, .in_ring = in_ring});
   }
   for (const PeerId& member : members) {
-    const bool known = std::any_of(report.peers.begin(), report.peers.end(), [&](const auto& one) {
-      return one.peer.record.id == member;
-    });
+    const bool known = std::any_of(report.peers.begin(), report.peers.end(),
+                                   [&](const auto& one) { return one.peer.record.id == member; });
     if (known) continue;
     PeerReport unknown;
     unknown.in_ring = true;
@@ -164,7 +165,10 @@ Table peer_table(const Report& report) {
 }
 
 Table volume_table(const Report& report) {
-  Table table({{"name", "VOLUME"}, {"size_bytes", "SIZE", true}, {"copies", "COPIES", true}, {"open_by", "OPEN BY"}});
+  Table table({{"name", "VOLUME"},
+               {"size_bytes", "SIZE", true},
+               {"copies", "COPIES", true},
+               {"open_by", "OPEN BY"}});
   for (const VolumeReport& one : report.volumes) {
     table.add({Cell(one.volume.name), size_cell(one.volume.size), number_cell(one.copies),
                one.lock ? Cell(one.lock->holder) : Cell(nullptr, "-")});
@@ -191,7 +195,12 @@ Json to_json(const Report& report) {
 
 /// One table of everything, for spreadsheets and scripts.
 std::string to_csv(const Report& report) {
-  Table table({{"kind", ""}, {"name", ""}, {"state", ""}, {"size_bytes", ""}, {"used_bytes", ""}, {"detail", ""}});
+  Table table({{"kind", ""},
+               {"name", ""},
+               {"state", ""},
+               {"size_bytes", ""},
+               {"used_bytes", ""},
+               {"detail", ""}});
   const Cell none(nullptr, "");
   table.add({Cell("cluster"), Cell(report.view.cluster->id.to_string()),
              Cell(report.healthy ? "healthy" : "unhealthy"), none, none, none});

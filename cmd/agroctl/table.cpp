@@ -34,8 +34,9 @@ std::string csv_field(const Json& value) {
 
 /// Characters, not bytes: UTF-8 continuation bytes take no room.
 std::size_t width_of(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(
-      text.begin(), text.end(), [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; }));
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char byte) {
+    return (static_cast<unsigned char>(byte) & 0xC0) != 0x80;
+  }));
 }
 
 std::string padded(std::string_view text, std::size_t width, bool right_aligned) {

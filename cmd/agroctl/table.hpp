@@ -1,7 +1,7 @@
 // Tables for people and programs: one set of rows as aligned text, JSON or CSV.
 //
-// Invariants: field names are the same in JSON and CSV and stay; JSON and CSV carry the exact values
-// (sizes in bytes), only the aligned text rounds them.
+// Invariants: field names are the same in JSON and CSV and stay; JSON and CSV carry the exact
+// values (sizes in bytes), only the aligned text rounds them.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -20,14 +20,15 @@ enum class Format : std::uint8_t { text, json, csv };
 
 /// What one field is called and how people see it.
 struct Column {
-  std::string field;          // in JSON and CSV
-  std::string title;          // in text; empty: text leaves the column out
+  std::string field;  // in JSON and CSV
+  std::string title;  // in text; empty: text leaves the column out
   bool right_aligned = false;
 };
 
 /// One value: exact for programs, `text` for people.
 struct Cell {
-  Cell(Json exact_value, std::string shown) : value(std::move(exact_value)), text(std::move(shown)) {}
+  Cell(Json exact_value, std::string shown)
+      : value(std::move(exact_value)), text(std::move(shown)) {}
   Cell(const std::string& both) : value(both), text(both) {}  // NOLINT: a cell is what it shows
   Json value;
   std::string text;
@@ -51,7 +52,7 @@ class Table {
   std::string to_text() const;
   /// An array of objects.
   Json to_json() const;
-  /// RFC 4180 with a header line; lists are joined by blanks, null is empty.
+  /// A header line, then rows, quoted as in RFC 4180; lists are joined by blanks, null is empty.
   std::string to_csv() const;
   /// In `format`, ready to print. `when_empty`: what people see instead of no rows.
   std::string render(Format format, std::string_view when_empty) const;

@@ -76,8 +76,9 @@ class Load final : public Transfer {
     AGRO_CO_TRY(const std::size_t count, co_await source_.read(next_, out));
     at_end_ = count < out.size();
     if (count > device_.size_bytes() - next_) {
-      co_return fail(Errc::too_large, fmt::format("{} holds more than the volume, which has {}",
-                                                  source_.name(), format_size(device_.size_bytes())));
+      co_return fail(Errc::too_large,
+                     fmt::format("{} holds more than the volume, which has {}", source_.name(),
+                                 format_size(device_.size_bytes())));
     }
     const Piece piece{next_, round_up(count, kPageSize), false};
     std::memset(out.data() + count, 0, piece.size - count);
@@ -106,7 +107,8 @@ class Load final : public Transfer {
     while (begin < bytes.size()) {
       const bool zero = all_zero(bytes.subspan(begin, kPageSize));
       std::size_t end = begin + kPageSize;
-      while (end < bytes.size() && all_zero(bytes.subspan(end, kPageSize)) == zero) end += kPageSize;
+      while (end < bytes.size() && all_zero(bytes.subspan(end, kPageSize)) == zero)
+        end += kPageSize;
       const ConstBytes run = bytes.subspan(begin, end - begin);
       if (zero) {
         AGRO_CO_TRY_OK(co_await put_zeros(offset + begin, run.size()));

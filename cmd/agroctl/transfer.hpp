@@ -53,8 +53,9 @@ std::unique_ptr<Transfer> make_load(BlockDevice& device, ImageSource& source, bo
 /// Device to image.
 std::unique_ptr<Transfer> make_dump(BlockDevice& device, ImageSink& sink, Progress& progress);
 
-/// Runs a transfer and shows its progress, until it is done, failed or a signal came; then `release`
-/// (once, also after success), which must end calls that wait in the device, and its result counts too.
+/// Runs a transfer and shows its progress, until it is done, failed or a signal came; then
+/// `release` (once, also after success), which must end calls that wait in the device, and its
+/// result counts too.
 Task<void> run_transfer(SystemEnv& system, Transfer& transfer, Progress& progress,
                         std::function<Task<void>(bool moved)> release);
 

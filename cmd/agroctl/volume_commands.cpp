@@ -11,6 +11,8 @@
 namespace agro {
 namespace {
 
+constexpr Duration kLockPatience = std::chrono::seconds(1);
+
 struct ListOptions {
   Format format = Format::text;
 };
@@ -39,8 +41,7 @@ std::uint32_t copies_in(const BlocksetSpec& spec) {
 
 Task<void> create(Session& session, CreateOptions options) {
   AGRO_CO_TRY(const VolumeRecord volume, co_await create_volume(session.metadata, options));
-  co_return print(
-      fmt::format("created volume {}, {}\n", volume.name, format_size(volume.size)));
+  co_return print(fmt::format("created volume {}, {}\n", volume.name, format_size(volume.size)));
 }
 
 Task<void> list(Session& session, ListOptions options) {
@@ -65,8 +66,20 @@ Task<void> list(Session& session, ListOptions options) {
                                "no volumes; 'agroctl volume create-block NAME SIZE' makes one"));
 }
 
+/// Deletes it, with some patience: a server keeps a volume for a moment after its last client went.
+Task<Tombstone> delete_volume(Session& session, std::string name) {
+  Clock& clock = session.env.clock;
+  const TimePoint deadline = clock.now() + kLockPatience;
+  while (true) {
+    Result<Tombstone> deleted = co_await session.metadata.delete_volume(name);
+    const bool again = deleted.code() == Errc::locked && clock.now() < deadline;
+    if (!again || session.system.stop_requested()) co_return deleted;
+    co_await sleep_for(clock, std::chrono::milliseconds(100));
+  }
+}
+
 Task<void> remove(Session& session, DeleteOptions options) {
-  AGRO_CO_TRY(const Tombstone tombstone, co_await session.metadata.delete_volume(options.name));
+  AGRO_CO_TRY(const Tombstone tombstone, co_await delete_volume(session, options.name));
   co_return print(fmt::format("deleted volume {}; {} remove its blocks\n", options.name,
                               tombstone.peers.size() == 1
                                   ? std::string("1 peer will")
@@ -100,8 +113,9 @@ void add_create_command(CLI::App& parent, Program& program, const std::string& n
   CLI::App* command = add_command(parent, name, "make a volume");
   command->add_option("name", options->name, "its name")->required();
   add_size_option(*command, "size", options->size, "its size, as in 10GiB")->required();
-  command->add_option("--replication", options->replication,
-                      "copies of each block, 1 to 16 (default: the cluster's)")
+  command
+      ->add_option("--replication", options->replication,
+                   "copies of each block, 1 to 16 (default: the cluster's)")
       ->check(CLI::Range(1, 16));
   command->add_option("--block-spec", options->block_spec, "its layers (default: the cluster's)");
   on_command(program, *command, options, create);
