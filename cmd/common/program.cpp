@@ -83,7 +83,11 @@ int parse_command_line(CLI::App& app, int argc, char** argv) {
   } catch (const CLI::Success& wanted) {
     return app.exit(wanted);
   } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "%s: %s (see %s --help)\n", app.get_name().c_str(), error.what(),
+    // What was not understood explains better than what is missing for it.
+    const std::vector<std::string> extra = app.remaining(true);
+    const std::string text =
+        extra.empty() ? error.what() : fmt::format("'{}' is no command or option here", extra.front());
+    std::fprintf(stderr, "%s: %s (see %s --help)\n", app.get_name().c_str(), text.c_str(),
                  app.get_name().c_str());
     return 1;
   }
