@@ -10,7 +10,7 @@ JOBS ?= $(shell nproc)
 # A release of the four programs in build/bin/.
 build:
 	@tools/setup build
-	@cmake -G Ninja -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAGRO_TESTS=OFF >/dev/null
+	@cmake -G Ninja -S . -B $(BUILD) -DAGRO_TESTS=OFF >/dev/null
 	@cmake --build $(BUILD) -j $(JOBS)
 
 # Starts a one-machine cluster in ./agro-data with a 10 GiB volume `demo`; Ctrl-C stops it.
@@ -21,34 +21,34 @@ run: build
 test:
 	@tools/setup test
 	@tools/tidy
-	@cmake -G Ninja -S . -B $(BUILD)/test -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAGRO_TESTS=ON >/dev/null
+	@cmake -G Ninja -S . -B $(BUILD)/test -DAGRO_TESTS=ON >/dev/null
 	@cmake --build $(BUILD)/test -j $(JOBS)
 	@ctest --test-dir $(BUILD)/test --output-on-failure -j $(JOBS)
 
 # The unit tests under sanitizers, built by clang, which also flags dropped co_await results.
 asan:
 	@tools/setup test
-	@cmake -G Ninja -S . -B $(BUILD)/asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ -DAGRO_SANITIZE=address,undefined >/dev/null
+	@cmake -G Ninja -S . -B $(BUILD)/asan -DCMAKE_CXX_COMPILER=clang++ -DAGRO_SANITIZE=address,undefined >/dev/null
 	@cmake --build $(BUILD)/asan -j $(JOBS)
 	@ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -LE e2e
 
 tsan:
 	@tools/setup test
-	@cmake -G Ninja -S . -B $(BUILD)/tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ -DAGRO_SANITIZE=thread >/dev/null
+	@cmake -G Ninja -S . -B $(BUILD)/tsan -DCMAKE_CXX_COMPILER=clang++ -DAGRO_SANITIZE=thread >/dev/null
 	@cmake --build $(BUILD)/tsan -j $(JOBS) --target base_test storage_test metadata_test
 	@ctest --test-dir $(BUILD)/tsan --output-on-failure -j $(JOBS) -R '^(base|storage|metadata)\.'
 
 # Every fuzzer for SECONDS with libFuzzer, from the corpora in fuzz/corpus.
 fuzz:
 	@tools/setup test
-	@cmake -G Ninja -S . -B $(BUILD)/fuzzing -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ -DAGRO_SANITIZE=address,undefined -DAGRO_FUZZ=ON -DAGRO_TESTS=OFF >/dev/null
+	@cmake -G Ninja -S . -B $(BUILD)/fuzzing -DCMAKE_CXX_COMPILER=clang++ -DAGRO_SANITIZE=address,undefined -DAGRO_FUZZ=ON -DAGRO_TESTS=OFF >/dev/null
 	@cmake --build $(BUILD)/fuzzing -j $(JOBS)
 	@tools/fuzz $(BUILD)/fuzzing/fuzz $(SECONDS)
 
 # Microbenchmarks and the seven NBD workloads.
 bench:
 	@tools/setup bench
-	@cmake -G Ninja -S . -B $(BUILD)/bench -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAGRO_TESTS=OFF -DAGRO_BENCH=ON >/dev/null
+	@cmake -G Ninja -S . -B $(BUILD)/bench -DAGRO_TESTS=OFF -DAGRO_BENCH=ON >/dev/null
 	@cmake --build $(BUILD)/bench -j $(JOBS)
 	@tools/bench $(BUILD)/bench
 
