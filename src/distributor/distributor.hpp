@@ -90,6 +90,7 @@ class Distributor final : public BlockBackend {
   Error write_failure(const WriteOp& op) const;
 
   Task<void> read_any(ReadOp& op);
+  Task<void> ask_candidates(ReadOp& op, bool patient_only);
   Task<void> read_attempt(ReadOp& op, PeerPtr state, TimePoint deadline);
   Task<void> read_whole(ReadOp& op, PeerPtr state, TimePoint deadline);
   Error read_failure(const ReadOp& op) const;

@@ -2,7 +2,8 @@
 //
 // A read is never raced: a replica that is slow is given up (its peer lets go of the buffer) before
 // the next is asked, so that the caller's memory has one writer. When all were slow, each gets the
-// long limit.
+// long limit. Giving up in the middle of a reply breaks that connection, for everybody who reads over
+// it; hence nobody's failing to answer is an error only after some time of trying.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -16,6 +17,9 @@ namespace {
 
 /// More than this at once would be a scrub; what is left out is found again by the next read.
 constexpr std::size_t kRepairsAtOnceMax = 16;
+
+/// Until peers that could not be reached are asked again; a broken connection is back by then.
+constexpr Duration kAskAgainAfter = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -78,12 +82,26 @@ Task<void> Distributor::read_attempt(ReadOp& op, PeerPtr state, TimePoint deadli
 }
 
 Task<void> Distributor::read_any(ReadOp& op) {
+  const TimePoint give_up = env_.clock.now() + options_.read_limit;
+  Result<void> read = co_await ask_candidates(op, false);
+  while (read.code() == Errc::unavailable && !closed_ && env_.clock.now() < give_up) {
+    co_await wait_until(closing_, env_.clock, env_.clock.now() + kAskAgainAfter);
+    read = co_await ask_candidates(op, true);
+  }
+  co_return read;
+}
+
+/// Asks everybody who has not answered yet, with the short limit first unless `patient_only`.
+Task<void> Distributor::ask_candidates(ReadOp& op, bool patient_only) {
   std::vector<PeerPtr> candidates = read_candidates(op.ref);
   for (const bool patient : {false, true}) {
+    if (patient_only && !patient) continue;
     for (std::size_t index = 0; index < candidates.size(); ++index) {
       const PeerPtr state = candidates[index];
       if (closed_) co_return fail(Errc::closed, "the distributor was closed");
-      if (!state->peer->connected()) continue;
+      const bool answered =
+          std::find(op.answered.begin(), op.answered.end(), state) != op.answered.end();
+      if (answered || !state->peer->connected()) continue;
       state->requests.add();
       const Duration limit = patient ? options_.read_limit : options_.read_slow;
       const TimePoint deadline = env_.clock.now() + limit;

@@ -323,6 +323,11 @@ TEST_F(DistributorTest, ReadsAsATable) {
   using T = DistributorTest&;
   const Duration now{0};
   const BlockRef ref = ref_of(1);
+  const auto break_off = [this](FakePeer& a, FakePeer& b) {
+    lose(a), lose(b);
+    sim_.clock().call_at(sim_.clock().now() + milliseconds(250),
+                         [&a, &b] { a.is_connected = b.is_connected = true; });
+  };
   const std::vector<ReadCase> cases = {
       {"all well", [](T, P, P, P) {}, Errc::ok, now},
       {"first gone", [](T, P a, P, P) { lose(a); }, Errc::ok, now},
@@ -338,9 +343,14 @@ TEST_F(DistributorTest, ReadsAsATable) {
          b.store.blocks.erase(ref);
        },
        Errc::ok, now},
-      {"both gone", [](T, P a, P b, P) { lose(a), lose(b); }, Errc::unavailable, now},
+      {"both gone", [](T, P a, P b, P) { lose(a), lose(b); }, Errc::unavailable, seconds(5)},
+      {"both break off and are soon back", [&](T, P a, P b, P) { break_off(a, b); }, Errc::ok,
+       milliseconds(300)},
+      {"both break off, back they are slow",
+       [&](T, P a, P b, P) { break_off(a, b), a.delay = b.delay = seconds(1); }, Errc::ok,
+       milliseconds(1300)},
       {"one gone, one lost it", [ref](T, P a, P b, P) { lose(a), b.store.blocks.erase(ref); },
-       Errc::unavailable, now},
+       Errc::unavailable, seconds(5)},
       {"both lost it",
        [ref](T, P a, P b, P) { a.store.blocks.erase(ref), b.store.blocks.erase(ref); },
        Errc::not_found, now},
@@ -348,7 +358,7 @@ TEST_F(DistributorTest, ReadsAsATable) {
       {"both are bad", [ref](T, P a, P b, P) { a.store.flip(ref, 5000), b.store.flip(ref, 1); },
        Errc::corrupt, now},
       {"one bad, one gone", [ref](T, P a, P b, P) { a.store.flip(ref, 5000), lose(b); },
-       Errc::unavailable, now},
+       Errc::unavailable, seconds(5)},
       {"silent", [](T, P a, P b, P) { a.delay = b.delay = seconds(60); }, Errc::unavailable,
        milliseconds(10'400)},
   };
@@ -461,6 +471,10 @@ TEST_F(DistributorTest, SpaceIsTheSumOfMembers) {
   EXPECT_EQ(space.available, (4ULL << 30) - 2 * size);
   lose(ranked(1, 0));
   EXPECT_EQ(distributor_.space().available, (3ULL << 30) - size);
+  lose(ranked(1, 1));
+  EXPECT_EQ(distributor_.space().available, 2ULL << 30);
+  lose(ranked(1, 2));  // now peers are missing, not space
+  EXPECT_EQ(distributor_.space().available, (4ULL << 30) - 2 * size);
 }
 
 // Goal: what is available is what two copies on distinct peers can take.
