@@ -119,6 +119,22 @@ TEST_F(StoreFaultTest, AFullFileSystemIsOutOfSpace) {
   for (int more = 0; more < 8; ++more) EXPECT_TRUE(put(count++, 60000));
 }
 
+// Goal: those who wait until there is space need not ask for it. Method: no call but stats().
+TEST_F(StoreFaultTest, RoomInAFullFileSystemIsNoticed) {
+  node_.disk.set_options({.capacity = 60 * std::uint64_t{kBlockSizeMin}});
+  ASSERT_TRUE(open());
+  std::uint64_t count = 0;
+  while (put(count, 60000).has_value()) ++count;
+  EXPECT_EQ(store_->stats().available, 0U);
+  node_.sim.run_for(seconds(60));
+  EXPECT_EQ(store_->stats().available, 0U);
+  node_.disk.set_options({});
+  node_.sim.run_for(seconds(11));
+  EXPECT_GT(store_->stats().available, 10 * std::uint64_t{kBlockSizeMin});
+  for (int more = 0; more < 8; ++more) EXPECT_TRUE(put(count++, 60000));
+  for (std::uint64_t i = 0; i < count; ++i) ASSERT_TRUE(is_right(i, 60000));
+}
+
 // Goal: a block that is being read keeps its bytes though it is removed and its slot wanted.
 TEST_F(StoreFaultTest, AReadUnderWaySeesItsOwnBlock) {
   for (const std::size_t size : {60000, 5000}) {
