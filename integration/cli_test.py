@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import select
 import shlex
 import signal
 import socket
@@ -495,6 +494,23 @@ def test_agro_refusals(cluster, other):
     refuse(program("agro", "standalone", "--data-dir", cluster.path("home")), "no meta.db")
 
 
+def test_standalone(directory):
+    step("agro standalone in a relative directory, agroctl in another")
+    command = f"cd {directory} && exec {BIN}/agro standalone --data-dir alone --size 1GiB"
+    server = Process(["sh", "-c", command], os.path.join(directory, "alone.log"), env=CLEAN_ENV)
+    wait_for("it is ready", lambda: "Ctrl-C stops it" in server.log() or not server.alive())
+    alone = Cluster(os.path.join(directory, "alone"))
+    assert "healthy" in alone.ctl("status", cwd="/")
+    data = random.Random(5).randbytes(5 * MIB + 4096)
+    alone.ctl("block", "load", "-", "image", "16MiB", data=data, cwd="/")
+    assert execute(alone.args("block", "dump", "image", "-")).stdout == data.ljust(16 * MIB, b"\0")
+    connection = NbdConnection(alone.path("nbd.sock"), "image")  # served without being asked to
+    assert connection.read(MIB, 4096) == data[MIB:MIB + 4096]
+    connection.close()
+    alone.ctl("volume", "delete", "image")  # it is kept for a moment after its last client
+    assert server.terminate() == 0, server.log()
+
+
 # --- the end ---
 
 def test_peer_loss(cluster):
@@ -573,6 +589,7 @@ def main():
     test_peer_loss(cluster)
     test_wipe(cluster)
     test_damaged_stores(cluster)
+    test_standalone(directory)
     step("done")
 
 

@@ -32,7 +32,7 @@ Result<PeerNodeOptions> node_options(const PeerOptions& options) {
   node.size = options.size;
   for (const std::string& text : options.addresses) {
     AGRO_TRY(const Address address, parse_peer_address(text));
-    node.addresses.push_back(address);
+    node.addresses.push_back(absolute_address(address));
   }
   node.labels = options.labels;
   node.auto_join = options.auto_join;

@@ -115,7 +115,8 @@ Task<void> start_peers(SystemEnv& system, Standalone& node, const StandaloneOpti
     peer.data_dir = peer_dir(options, number);
     peer.storage = storage;
     peer.size = options.size;
-    peer.addresses = {Address{Address::Kind::unix_socket, peer.data_dir + "/adp.sock", {}, 0}};
+    peer.addresses = {absolute_address(
+        Address{Address::Kind::unix_socket, peer.data_dir + "/adp.sock", {}, 0})};
     peer.labels.host = "localhost";
     peer.auto_join = true;
     AGRO_CO_TRY_OK(co_await system.env().disk.make_directories(peer.data_dir));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
@@ -123,6 +124,14 @@ CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::uint64
       },
       help);
   return option->type_name("SIZE");
+}
+
+Address absolute_address(Address address) {
+  if (address.kind != Address::Kind::unix_socket) return address;
+  std::error_code problem;
+  const std::string path = std::filesystem::absolute(address.path, problem).lexically_normal();
+  if (!problem && path.size() < sizeof(sockaddr_un::sun_path)) address.path = path;
+  return address;
 }
 
 std::string holder_name(const char* program) {

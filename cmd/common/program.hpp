@@ -37,6 +37,10 @@ void log_to_standard_error(const char* program, bool verbose);
 CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::uint64_t& size,
                              const std::string& help);
 
+/// The same, a Unix socket by its absolute path: what is registered is used by programs that run
+/// in other directories. A path that would be too long for a socket stays as it is.
+Address absolute_address(Address address);
+
 /// "agroblock on host7, pid 4711".
 std::string holder_name(const char* program);
 
