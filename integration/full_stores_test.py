@@ -12,6 +12,7 @@ import sys
 import time
 
 import agro_testlib as lib
+from agro_cluster import Cluster
 from agro_testlib import MIB, Standalone, step, wait_for
 
 PAGE = 4096
@@ -120,7 +121,7 @@ def deleting_frees(bin_dir, data_dir):
     other.check(server)
     assert not big.wait(1), "a write went on without space"
     step("deleting another volume frees the space and the write goes on")
-    wait_for("the other volume is closed", lambda: suspended_or_gone(server, "other"))
+    wait_for("the other volume is closed", lambda: 'volume="other"' not in server.metrics_text())
     begin = time.monotonic()
     lib.run([os.path.join(bin_dir, "agroctl"), "-C", f"sqlite:{data_dir}/meta.db", "volume", "delete",
              "other"])
@@ -142,10 +143,6 @@ def deleting_frees(bin_dir, data_dir):
     again.check(server)
     again.disk.shutdown()
     server.stop()
-
-
-def suspended_or_gone(server, volume):
-    return f'volume="{volume}"' not in server.metrics_text() or True
 
 
 def trimming_frees(bin_dir, data_dir):
@@ -179,6 +176,43 @@ def stop_while_waiting(bin_dir, data_dir):
     server = Standalone(bin_dir, data_dir, "--size", "1GiB")
     big.check(server, acknowledged=status == 0)
     server.stop()
+
+
+def stop_with_unstorable_data(bin_dir, data_dir):
+    step("SIGTERM while acknowledged writes cannot be stored anywhere: an error that says so")
+    cluster = Cluster(bin_dir, data_dir)
+    cluster.start()
+    cluster.create_volume("v", "64MiB")
+    wait_for("the volume is served", lambda: can_connect(cluster, "v"))
+    disk = cluster.connect("v")
+    disk.pwrite(chunk(0, 0), 0)
+    disk.flush()
+    for peer in cluster.peers:
+        peer.kill()
+    for number in range(1, 5):
+        disk.pwrite(chunk(number, 0), number * MIB)  # acknowledged by the write cache
+    begin = time.monotonic()
+    status = cluster.client.terminate(STOP_SECONDS + 5)
+    last = cluster.client.log().splitlines()[-1]
+    print(f"    status {status} after {time.monotonic() - begin:.1f} s: {last}")
+    assert status == 1 and last.startswith("agroblock: ") and "lost" in last, cluster.client.log()
+    for index in range(len(cluster.peers)):
+        cluster.start_peer(index)
+    cluster.start_client()
+    wait_for("the volume is served", lambda: can_connect(cluster, "v"))
+    disk = cluster.connect("v")
+    assert bytes(disk.pread(MIB, 0)) == chunk(0, 0), "what was flushed is there"
+    disk.shutdown()
+    cluster.stop()
+
+
+def can_connect(cluster, volume):
+    import nbd
+    try:
+        cluster.connect(volume).shutdown()
+        return True
+    except nbd.Error:
+        return False
 
 
 class SmallFileSystem:
@@ -238,6 +272,7 @@ def main():
     deleting_frees(bin_dir, os.path.join(scratch, "a"))
     trimming_frees(bin_dir, os.path.join(scratch, "b"))
     stop_while_waiting(bin_dir, os.path.join(scratch, "c"))
+    stop_with_unstorable_data(bin_dir, os.path.join(scratch, "e"))
     file_system_full(bin_dir, scratch)
     print("ok")
 
