@@ -1,7 +1,7 @@
 // Coroutines on one loop: Task, Job, suspending and waking, events, task groups.
 //
 // Invariants: everything here belongs to one loop (one io_context, one thread); wake-ups are posted,
-// never run inline, so no caller is re-entered. Nothing is cancelled from outside: what waits is
+// never run inline. A job that is spawned does run inline, up to its first wait. Nothing is cancelled from outside: what waits is
 // woken by closing what it waits for, which keeps a run deterministic and destructors simple.
 // Source: DESIGN.md section 10.
 #pragma once
@@ -80,7 +80,7 @@ Awaitable<void> suspend(Accept accept) {
       use_task);
 }
 
-/// Runs `job` on the loop. An exception out of it ends the program: our code throws none.
+/// Runs `job` on the loop; up to its first wait at once, when called on the loop. An exception out of it ends the program: our code throws none.
 void spawn(Executor executor, Job job);
 
 /// Lets everything that is ready run first.

@@ -14,13 +14,20 @@
 #include <climits>
 
 #include "base/offload.hpp"
+#include "base/uring_reads.hpp"
 
 namespace agro {
 
-/// Reads have threads of their own: a commit must not wait behind cold reads.
+/// Reads go through io_uring, or where there is none have threads of their own: a commit must not
+/// wait behind cold reads.
 struct SystemDisk::Workers {
-  explicit Workers(asio::io_context& loop) : writers(loop, 4), readers(loop, 8) {}
+  static constexpr unsigned kReaderCount = 8;
+  explicit Workers(asio::io_context& loop)
+      : writers(loop, 4),
+        uring(UringReads::make(loop)),
+        readers(loop, uring != nullptr ? 0 : kReaderCount) {}
   ThreadOffload writers;
+  std::shared_ptr<UringReads> uring;
   ThreadOffload readers;
 };
 
@@ -153,6 +160,7 @@ class SystemFile final : public File {
 
   Task<void> read(std::uint64_t offset, MutableBytes out) override {
     if (closing_) return refuse();
+    if (workers_->uring != nullptr) return read_by_uring(offset, out);
     return run(workers_->readers,
                [file = file_, offset, out] { return read_bytes(*file, offset, out); });
   }
@@ -208,6 +216,24 @@ class SystemFile final : public File {
 
  private:
   static Task<void> refuse() { co_return fail(Errc::closed, "the file is closed"); }
+
+  Task<void> read_by_uring(std::uint64_t offset, MutableBytes out) {
+    const std::shared_ptr<OpenFile> file = file_;
+    const std::shared_ptr<UringReads> uring = workers_->uring;
+    ++running_count_;
+    Result<void> result;
+    while (!out.empty() && result.has_value()) {
+      const int count = co_await uring->read(file->buffered.get(), offset, out);
+      if (count == -EINTR || count == -EAGAIN) continue;
+      if (count < 0) result = fail(errno_error("read " + file->path, -count));
+      if (count == 0) result = fail(Errc::io_error, "read " + file->path + ": beyond the end");
+      if (count <= 0) break;
+      offset += static_cast<std::uint64_t>(count);
+      out = out.subspan(static_cast<std::size_t>(count));
+    }
+    if (--running_count_ == 0) idle_.notify_all();
+    co_return result;
+  }
 
   template <class Function>
   Task<void> run(Offload& offload, Function function) {
