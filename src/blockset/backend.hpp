@@ -56,7 +56,8 @@ struct Space {
   std::uint64_t size = 0;       // bytes of all peers' stores
   std::uint64_t used = 0;
   /// What blocks with all their copies (of which each counts) can still take before the reserve:
-  /// what one peer alone has free is no use when two copies are wanted.
+  /// what one peer alone has free is no use when two copies are wanted. Of the peers that can be
+  /// reached, unless those are too few for the copies.
   std::uint64_t available = 0;
 };
 

@@ -116,16 +116,20 @@ static std::uint64_t available_for_copies(std::vector<std::uint64_t> free, std::
 Space Distributor::space() const {
   Space sum;
   std::vector<std::uint64_t> free;
+  std::vector<std::uint64_t> free_connected;
   for (const PeerPtr& member : member_peers_) {
     if (member == nullptr) continue;
     const std::optional<PeerStat> stat = member->peer->last_stat();
     if (!stat.has_value()) continue;
     sum.size += stat->store.size;
     sum.used += stat->store.used;
-    // What a peer that cannot be reached has free is no use to anybody now.
-    if (member->peer->connected()) free.push_back(stat->store.available);
+    free.push_back(stat->store.available);
+    if (member->peer->connected()) free_connected.push_back(stat->store.available);
   }
-  sum.available = available_for_copies(std::move(free), copy_count());
+  // What a peer that cannot be reached has free is no use to anybody now. With fewer connected than
+  // copies are wanted, it is not space that is missing.
+  const bool enough = free_connected.size() >= copy_count();
+  sum.available = available_for_copies(enough ? free_connected : free, copy_count());
   return sum;
 }
 
