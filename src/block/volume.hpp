@@ -152,9 +152,9 @@ class Volume final : public BlockDevice {
 
   // volume_log.cpp: the way of a write
   bool has_write_room() const;
-  /// Whether the peers surely can take what is in flight, without their reserve: what is
+  /// Whether the peers surely can take what is in flight and `more`, without their reserve: what is
   /// acknowledged must find room, or the checkpoint that makes room would wait for it.
-  bool has_space_for_in_flight() const;
+  bool has_space_for_in_flight(std::uint64_t more) const;
   bool is_usable() const;
   bool has_buffer_room() const;
   Awaitable<void> wait_for_write_room();

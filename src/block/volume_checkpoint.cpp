@@ -129,8 +129,8 @@ void Volume::note_space_shortage() {
 void Volume::end_space_shortage() {
   const std::uint64_t enough =
       std::uint64_t{2} * blockset_->copy_count() * options_.in_flight_size_max / 4;
-  const Space space = backend_.space();
-  if (!short_of_space_ || space.available <= std::min(enough, space.size / 16)) return;
+  const std::uint64_t size = backend_.space().size;
+  if (!short_of_space_ || !has_space_for_in_flight(std::min(enough, size / 16) + 1)) return;
   log_warning("volume {}: there is space again: writes go on", id_.value);
   short_of_space_ = false;
   progress_.notify_all();

@@ -16,11 +16,11 @@ bool Volume::has_buffer_room() const {
   return in_flight_.size() * buffers_.buffer_size() < options_.in_flight_size_max;
 }
 
-bool Volume::has_space_for_in_flight() const {
+bool Volume::has_space_for_in_flight(std::uint64_t more) const {
   const Space space = backend_.space();
   const std::uint64_t needed =
       std::uint64_t{in_flight_.size()} * buffers_.buffer_size() * blockset_->copy_count();
-  return space.size == 0 || space.available >= needed;
+  return space.size == 0 || space.available >= needed + more;
 }
 
 Awaitable<void> Volume::wait_for_write_room() {
@@ -167,7 +167,7 @@ void Volume::send(SegmentBuilder& builder, BlockId id, std::uint16_t flags, bool
   log_bytes_ += size;
   ++log_blocks_;
   jobs_.spawn(write_block(sequence, {buffer, buffer->bytes().first(size)}, reserve));
-  if (!short_of_space_ && !has_space_for_in_flight()) note_space_shortage();
+  if (!short_of_space_ && !has_space_for_in_flight(0)) note_space_shortage();
   if (checkpoint_is_due()) checkpoint_wanted_.notify_all();
 }
 

@@ -151,6 +151,40 @@ TEST(VolumeTest, FullStoresSuspendAndResume) {
   for (std::uint64_t lba = 0; lba < 1024; ++lba) ASSERT_EQ(found[lba], lba + 1);
 }
 
+// Goal: on full stores a trim is not held up, and what it frees lets the writes go on.
+TEST(VolumeTest, TrimFreesFullStores) {
+  VolumeFixture fixture(10);
+  fixture.blocks.capacity = 5 * 1024 * 1024 / 2;
+  fixture.blocks.reserve = 1024 * 1024;
+  ASSERT_TRUE(fixture.open().has_value());
+  struct Writer {
+    static Job run(Volume& volume, std::uint64_t& next, std::uint64_t end) {
+      for (; next < end; ++next) {
+        const std::vector<std::byte> data = numbered(1, next + 1);
+        EXPECT_TRUE((co_await volume.write(next * kSectorSize, data)).has_value());
+      }
+    }
+  };
+  std::uint64_t next = 0;
+  TaskGroup group(fixture.loop.executor());
+  group.spawn(Writer::run(*fixture.volume, next, 600));
+  fixture.loop.run_for(std::chrono::seconds(20));
+  ASSERT_GT(next, 100U);
+  ASSERT_LT(next, 600U);
+  EXPECT_FALSE(fixture.volume->info().suspended.empty());
+  const std::uint64_t before = next;
+  const Result<void> trimmed =
+      fixture.loop.run(fixture.volume->trim(0, 100 * kSectorSize), std::chrono::seconds(10));
+  ASSERT_TRUE(trimmed.has_value());
+  ASSERT_TRUE(fixture.loop.run_until([&] { return next > before + 40; }, std::chrono::minutes(1)));
+  // And what remains is right.
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->trim(100 * kSectorSize, 200 * kSectorSize)).has_value());
+  ASSERT_TRUE(fixture.loop.run_until([&] { return next == 600; }, std::chrono::minutes(1)));
+  EXPECT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+  const std::vector<std::uint64_t> found = numbers_of(read_all(fixture));
+  for (std::uint64_t lba = 0; lba < 600; ++lba) ASSERT_EQ(found[lba], lba < 300 ? 0 : lba + 1);
+}
+
 // Goal: peers that fail for a while delay, never fail, the device; fenced fails it for good.
 TEST(VolumeTest, FailuresSuspendFencedFails) {
   VolumeFixture fixture(11);
