@@ -178,8 +178,21 @@ Task<void> MmapStore::read(BlockRef ref, std::uint32_t offset, MutableBytes out)
   const Call call(*this);
   if (closing_) co_return fail(Errc::closed, "the store is closed");
   AGRO_CO_TRY(const std::uint64_t at, locate(ref, offset, out.size()));
-  const SlotPin pin(slots_, index_.find(ref)->slot);
-  co_return co_await file_->read(at, out);
+  const auto entry = index_.find(ref);
+  const SlotPin pin(slots_, entry->slot);
+  // A cold read costs the disk an operation, not a page: the neighbours within the block come along
+  // into the page cache, where the next read finds them at once.
+  const std::uint64_t block_begin = at - offset;
+  const std::uint64_t begin = std::max(round_down(at, kColdReadSize), block_begin);
+  const std::uint64_t end =
+      std::min(round_up(at + out.size(), kColdReadSize), block_begin + entry->size);
+  if (end - begin > kColdReadSize || end - begin == out.size()) {
+    co_return co_await file_->read(at, out);
+  }
+  const std::shared_ptr<AlignedBuffer> window = cold_reads_.take();
+  AGRO_CO_TRY_OK(co_await file_->read(begin, window->bytes().first(end - begin)));
+  std::memcpy(out.data(), window->data() + (at - begin), out.size());
+  co_return Result<void>();
 }
 
 std::optional<Result<void>> MmapStore::try_read(const BlockRef& ref, std::uint32_t offset,

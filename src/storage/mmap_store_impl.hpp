@@ -165,6 +165,8 @@ class MmapStore final : public BlockStore {
   bool reclaim_exhausted_ = false;
   std::uint64_t dead_pages_ = 0;  // died since reclaiming last found nothing to gain
   std::unordered_set<std::uint32_t> unreadable_slots_;
+  static constexpr std::uint32_t kColdReadSize = 16 * 1024;
+  BufferPool cold_reads_{kColdReadSize, 64};
   bool file_system_full_ = false;  // was: count_max() is what the file could be grown to so far
   TimePoint grow_again_at_{};      // and growing it is tried again then
 
