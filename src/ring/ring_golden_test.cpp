@@ -16,10 +16,7 @@
 namespace agro {
 namespace {
 
-std::string golden_path() {
-  const std::string source = __FILE__;
-  return source.substr(0, source.rfind('/')) + "/testdata/placements.txt";
-}
+std::string golden_path() { return AGRO_SOURCE_DIR "/src/ring/testdata/placements.txt"; }
 
 class Script {
  public:
