@@ -205,6 +205,7 @@ class Volume final : public BlockDevice {
   Task<std::uint64_t> clean_some();
   Task<void> read_victim(Victim& victim);
   std::size_t move_block(const std::vector<Moved>& moved, std::size_t begin);
+  bool is_space_scarce() const;
   double garbage_ratio_limit() const;
   bool is_busy() const { return busy_; }
 

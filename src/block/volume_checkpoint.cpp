@@ -18,7 +18,8 @@ bool Volume::checkpoint_is_due() const {
       map_.dead_sector_count() * kSectorSize + map_.dead_count() * kSectorSize;
   return log_bytes_ >= options_.checkpoint_after_bytes ||
          log_blocks_ >= options_.checkpoint_after_blocks ||
-         dead_bytes >= options_.dead_bytes_max || (short_of_space_ && map_.dead_count() > 0);
+         dead_bytes >= options_.dead_bytes_max || (short_of_space_ && map_.dead_count() > 0) ||
+         (dead_bytes >= options_.dead_bytes_max / 4 && is_space_scarce());
 }
 
 Task<void> Volume::checkpoint() {

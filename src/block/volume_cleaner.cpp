@@ -27,10 +27,13 @@ constexpr Duration kLookAgain = std::chrono::milliseconds(200);
 
 }  // namespace
 
-double Volume::garbage_ratio_limit() const {
+bool Volume::is_space_scarce() const {
   const Space space = backend_.space();
-  const bool urgent = short_of_space_ || (space.size > 0 && space.available < space.size / 8);
-  if (urgent) return kRatioUrgent;
+  return short_of_space_ || (space.size > 0 && space.available < space.size / 8);
+}
+
+double Volume::garbage_ratio_limit() const {
+  if (is_space_scarce()) return kRatioUrgent;
   return is_busy() ? kRatioBusy : kRatioIdle;
 }
 
@@ -203,7 +206,7 @@ Job Volume::clean_when_needed() {
       busy_ = written_sectors_ != written_before;
       written_before = written_sectors_;
       const bool far_behind = map_.stored_sector_count() > 3 * map_.live_sector_count();
-      if (!is_busy() || far_behind) continue;
+      if (!is_busy() || far_behind || is_space_scarce()) continue;
       const TimePoint now = env_.clock.now();
       co_await wait_until(stopping_, env_.clock, now + 3 * (now - begin));
     }
