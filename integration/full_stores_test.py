@@ -254,6 +254,7 @@ def file_system_full(bin_dir, scratch):
         assert status == 1 and "lost" in server.log().splitlines()[-1], server.log()[-1000:]
     disk.resize(1200)
     server = Standalone(bin_dir, data_dir, "--size", "2GiB")
+    wait_for("the volume can be opened", lambda: can_connect(server, "big"), interval=0.5)
     big.check(server, acknowledged=status == 0)
     again = Writer(server, "big", 1024)
     again.written, again.flushed = dict(big.written), dict(big.flushed)
@@ -262,6 +263,9 @@ def file_system_full(bin_dir, scratch):
     server.kill()
     disk.resize(1300)
     server = Standalone(bin_dir, data_dir, "--size", "2GiB")
+    # The stores grow at once into what room there is, and give some back: for a moment the metadata
+    # store may find none, and the volume cannot be opened.
+    wait_for("the volume can be opened", lambda: can_connect(server, "big"), interval=0.5)
     again.check(server)
     server.stop()
 
