@@ -208,6 +208,8 @@ class Volume final : public BlockDevice {
   bool is_space_scarce() const;
   double garbage_ratio_limit() const;
   bool is_busy() const { return busy_; }
+  /// Moves whenever users read or write.
+  std::uint64_t user_activity() const { return written_sectors_ + read_count_; }
 
   Env& env_;
   BlockBackend& backend_;
@@ -230,10 +232,11 @@ class Volume final : public BlockDevice {
   std::uint64_t log_bytes_ = 0;               // sealed since the last checkpoint began
   std::uint64_t log_blocks_ = 0;
   std::uint64_t written_sectors_ = 0;         // by users, ever
+  std::uint64_t read_count_ = 0;
   std::vector<BlockRef> doomed_;              // to delete after the next commit
   std::size_t removal_count_ = 0;             // under way
   std::uint64_t cleaned_bytes_ = 0;
-  bool busy_ = false;                         // users wrote lately
+  bool busy_ = false;                         // users read or wrote lately
   bool short_of_space_ = false;               // users wait; what is in flight may use the reserve
   std::set<std::uint64_t> unreadable_;        // sequences of blocks that the cleaner could not read
   std::vector<BlockRef> committed_refs_;      // of the INode committed by open(), for sweep()

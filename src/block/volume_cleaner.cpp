@@ -175,11 +175,11 @@ Task<std::uint64_t> Volume::clean_some() {
 }
 
 Job Volume::clean_when_needed() {
-  std::uint64_t written_before = written_sectors_;
+  std::uint64_t activity_before = user_activity();
   while (!stopping_jobs_) {
     co_await wait_until(clean_wanted_, env_.clock, env_.clock.now() + kLookAgain);
-    busy_ = written_sectors_ != written_before;
-    written_before = written_sectors_;
+    busy_ = user_activity() != activity_before;
+    activity_before = user_activity();
     end_space_shortage();
     if (short_of_space_ && map_.dead_count() > 0) checkpoint_wanted_.notify_all();
     while (!stopping_jobs_ && !failed_ && cleaning_is_needed()) {
@@ -203,8 +203,8 @@ Job Volume::clean_when_needed() {
         checkpoint_wanted_.notify_all();
         break;
       }
-      busy_ = written_sectors_ != written_before;
-      written_before = written_sectors_;
+      busy_ = user_activity() != activity_before;
+      activity_before = user_activity();
       const bool far_behind = map_.stored_sector_count() > 3 * map_.live_sector_count();
       if (!is_busy() || far_behind || is_space_scarce()) continue;
       const TimePoint now = env_.clock.now();

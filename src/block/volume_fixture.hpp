@@ -7,7 +7,9 @@
 #include "base/log.hpp"
 #include "block/memory_backend.hpp"
 #include "block/volume.hpp"
+#include "sim/sim_disk.hpp"
 #include "sim/sim_loop.hpp"
+#include "sim/sim_network.hpp"
 
 namespace agro {
 
@@ -92,8 +94,9 @@ class VolumeFixture {
   Metrics metrics;
   InlineOffload offload{loop.executor()};
   // Disk and network are never touched by a volume: the backend stands for them.
-  Env env{loop.executor(), loop.clock(), random, *static_cast<Disk*>(nullptr),
-          *static_cast<Network*>(nullptr), offload, metrics};
+  SimDisk disk{loop.clock(), Random(1)};
+  SimNetwork network{loop.executor(), loop.clock(), Random(2)};
+  Env env{loop.executor(), loop.clock(), random, disk, network.host("client"), offload, metrics};
   std::uint64_t size_bytes;
   std::uint64_t epoch = 0;
   VolumeOptions options;

@@ -56,6 +56,7 @@ std::optional<Result<void>> Volume::try_read(std::uint64_t offset, MutableBytes 
     rest = rest.subspan(part.size());
   }
   metric_read_bytes_.add(out.size());
+  ++read_count_;
   return Result<void>();
 }
 
@@ -65,6 +66,7 @@ Task<void> Volume::read(std::uint64_t offset, MutableBytes out) {
   while (!lease_.valid() && !failed_ && !stopping_jobs_) co_await progress_.wait();
   AGRO_CO_TRY_OK(check_usable());
   metric_read_bytes_.add(out.size());
+  ++read_count_;
   if (offset % kSectorSize == 0 && out.size() % kSectorSize == 0) {
     co_return co_await read_sectors(offset / kSectorSize, out);
   }
