@@ -110,6 +110,8 @@ class Volume final : public BlockDevice {
   VolumeId id() const { return id_; }
 
  private:
+  static constexpr double kScarceShare = 0.125;  // of the peers' space left: users are slowed down
+
   struct OpenSegment {
     SegmentBuilder builder;
     BlockId id;
@@ -152,6 +154,7 @@ class Volume final : public BlockDevice {
 
   // volume_log.cpp: the way of a write
   bool has_write_room() const;
+  Duration pace_per_segment() const;
   /// Whether the peers surely can take what is in flight and `more`, without their reserve: what is
   /// acknowledged must find room, or the checkpoint that makes room would wait for it.
   bool has_space_for_in_flight(std::uint64_t more) const;
@@ -237,6 +240,7 @@ class Volume final : public BlockDevice {
   std::size_t removal_count_ = 0;             // under way
   std::uint64_t cleaned_bytes_ = 0;
   bool busy_ = false;                         // users read or wrote lately
+  TimePoint paced_until_;                     // users open no segment before
   bool short_of_space_ = false;               // users wait; what is in flight may use the reserve
   std::set<std::uint64_t> unreadable_;        // sequences of blocks that the cleaner could not read
   std::vector<BlockRef> committed_refs_;      // of the INode committed by open(), for sweep()

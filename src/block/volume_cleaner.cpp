@@ -29,7 +29,8 @@ constexpr Duration kLookAgain = std::chrono::milliseconds(200);
 
 bool Volume::is_space_scarce() const {
   const Space space = backend_.space();
-  return short_of_space_ || (space.size > 0 && space.available < space.size / 8);
+  return short_of_space_ || (space.size > 0 && static_cast<double>(space.available) <
+                                                  static_cast<double>(space.size) * kScarceShare);
 }
 
 double Volume::garbage_ratio_limit() const {

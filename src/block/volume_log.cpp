@@ -9,7 +9,19 @@ namespace agro {
 bool Volume::is_usable() const { return !failed_ && !stopping_jobs_ && lease_.valid(); }
 
 bool Volume::has_write_room() const {
-  return !short_of_space_ && has_buffer_room();
+  return !short_of_space_ && has_buffer_room() && (open_ || env_.clock.now() >= paced_until_);
+}
+
+/// How long users wait after a full segment: nothing while there is space, more and more as it runs
+/// out, so that they meet the cleaner's pace before they meet the wall.
+Duration Volume::pace_per_segment() const {
+  constexpr double kSlowestMilliseconds = 64;
+  if (!is_space_scarce() || (!cleaning_is_needed() && map_.dead_count() == 0)) return {};
+  const Space space = backend_.space();
+  const double shortage =
+      1.0 - static_cast<double>(space.available) / (static_cast<double>(space.size) * kScarceShare);
+  return std::chrono::microseconds(
+      static_cast<std::int64_t>(1000 * kSlowestMilliseconds * shortage * shortage));
 }
 
 bool Volume::has_buffer_room() const {
@@ -25,7 +37,11 @@ bool Volume::has_space_for_in_flight(std::uint64_t more) const {
 
 Awaitable<void> Volume::wait_for_write_room() {
   while (!failed_ && !stopping_jobs_ && !(has_write_room() && lease_.valid())) {
-    co_await progress_.wait();
+    if (env_.clock.now() < paced_until_) {
+      co_await wait_until(progress_, env_.clock, paced_until_);
+    } else {
+      co_await progress_.wait();
+    }
   }
 }
 
@@ -153,6 +169,9 @@ void Volume::seal() {
   if (!open_) return;
   OpenSegment segment = std::move(*open_);
   open_.reset();
+  const std::uint64_t payload_bytes = segment.builder.sector_count() * kSectorSize;
+  paced_until_ = std::max(paced_until_, env_.clock.now()) +
+                 pace_per_segment() * payload_bytes / blockset_->payload_capacity();
   send(segment.builder, segment.id, 0, false);
 }
 
