@@ -31,16 +31,6 @@ Task<ClusterView> cluster_view(Metadata& metadata) {
   co_return view;
 }
 
-std::uint32_t copy_count_of(const VolumeRecord& volume, const RingSpec& ring) {
-  const Result<BlocksetSpec> spec = parse_blockset_spec(volume.block_spec);
-  if (spec.has_value()) {
-    for (const LayerSpec& layer : spec->layers) {
-      if (layer.kind == LayerKind::replication) return layer.argument;
-    }
-  }
-  return volume.replication > 0 ? volume.replication : ring.replication;
-}
-
 namespace {
 
 Task<void> run_action(SystemEnv& system, Kv& kv, const Program& program) {

@@ -12,6 +12,7 @@
 #include "agroctl/table.hpp"
 #include "common/program.hpp"
 #include "metadata/metadata.hpp"
+#include "node/cluster_report.hpp"
 
 namespace agro {
 
@@ -50,9 +51,6 @@ void on_command(Program& program, CLI::App& command, std::shared_ptr<Options> op
 
 /// Everything about the cluster at one revision. Errors: not_found, before init.
 Task<ClusterView> cluster_view(Metadata& metadata);
-
-/// How many copies a volume's blocks have.
-std::uint32_t copy_count_of(const VolumeRecord& volume, const RingSpec& ring);
 
 /// Options of `volume create-block`, and of `block load` for a new volume. Returns what was made.
 /// Errors: invalid_argument, saying what to use; already_exists.

@@ -1,0 +1,92 @@
+#include "common/cluster_json.hpp"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include "ring/ring.hpp"
+
+namespace agro {
+namespace {
+
+Json time_json(std::int64_t unix_ms) {
+  if (unix_ms == 0) return nullptr;
+  const auto seconds = static_cast<std::time_t>(unix_ms / 1000);
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(seconds));
+}
+
+Json members_json(const RingSpec& ring) {
+  Json members = Json::array();
+  for (const RingMember& member : ring.members) {
+    members.push_back({{"id", member.id.to_string()}, {"weight", member.weight}});
+  }
+  return members;
+}
+
+Json ring_summary(const RingSpec& ring) {
+  return {{"version", ring.version},
+          {"kind", ring_kind_name(ring.kind)},
+          {"replication", ring.replication},
+          {"member_count", ring_peers(ring).size()}};
+}
+
+}  // namespace
+
+Json peers_json(const ClusterReport& report) {
+  Json peers = Json::array();
+  for (const ReportedPeer& peer : report.peers) {
+    const PeerRecord& record = peer.peer.record;
+    peers.push_back({{"id", record.id.to_string()},
+                     {"addresses", record.addresses},
+                     {"in_ring", peer.in_ring},
+                     {"alive", peer.peer.alive},
+                     {"reachable", peer.reachable},
+                     {"state", peer_state_name(peer)},
+                     {"size_bytes", peer.store ? peer.store->size : record.size},
+                     {"used_bytes", peer.store ? peer.store->used : record.used},
+                     {"block_count", peer.store ? Json(peer.store->block_count) : Json(nullptr)},
+                     {"started", time_json(record.started_unix_ms)},
+                     {"updated", time_json(record.updated_unix_ms)},
+                     {"zone", record.labels.zone},
+                     {"rack", record.labels.rack},
+                     {"host", record.labels.host}});
+  }
+  return peers;
+}
+
+Json ring_json(const ClusterReport& report) {
+  Json json = ring_summary(report.view.ring);
+  json["members"] = members_json(report.view.ring);
+  json["parts"] = Json::array();
+  for (const RingSpec& part : report.view.ring.parts) {
+    Json one = ring_summary(part);
+    one["members"] = members_json(part);
+    json["parts"].push_back(std::move(one));
+  }
+  return json;
+}
+
+Json volumes_json(const ClusterReport& report) {
+  Json volumes = Json::array();
+  for (const ReportedVolume& one : report.volumes) {
+    volumes.push_back({{"name", one.volume.name},
+                       {"size_bytes", one.volume.size},
+                       {"copies", one.copies},
+                       {"open_by", one.lock ? Json(one.lock->holder) : Json(nullptr)}});
+  }
+  return volumes;
+}
+
+Json status_json(const ClusterReport& report) {
+  const ClusterRecord& cluster = *report.view.cluster;
+  Json json = {{"healthy", report.healthy}, {"problems", report.problems}};
+  json["cluster"] = {{"id", cluster.id.to_string()},
+                     {"block_size_bytes", cluster.block_size},
+                     {"block_spec", cluster.block_spec},
+                     {"created", time_json(cluster.created_unix_ms)}};
+  json["ring"] = ring_summary(report.view.ring);
+  json["peers"] = peers_json(report);
+  json["volumes"] = volumes_json(report);
+  return json;
+}
+
+}  // namespace agro
