@@ -7,11 +7,12 @@
 namespace agro {
 
 std::string_view errc_name(Errc code) {
-  static constexpr std::array<std::string_view, 19> kNames = {
+  static constexpr std::array<std::string_view, 20> kNames = {
       "ok",           "invalid_argument", "not_found",     "already_exists", "corrupt",
       "out_of_space", "fenced",           "locked",        "conflict",       "timed_out",
       "unavailable",  "no_quorum",        "closed",        "protocol_error", "io_error",
-      "not_supported", "cluster_mismatch", "too_large",    "outcome_unknown"};
+      "not_supported", "cluster_mismatch", "too_large",    "outcome_unknown",
+      "stale_ring"};
   const auto index = static_cast<std::size_t>(code);
   return index < kNames.size() ? kNames[index] : "unknown";
 }

@@ -33,6 +33,7 @@ enum class Errc : std::uint8_t {
   cluster_mismatch = 16,// data of another cluster
   too_large = 17,
   outcome_unknown = 18, // the request may or may not have been carried out
+  stale_ring = 19,      // the ring has changed: read it again and repeat
 };
 
 /// The name of a code, as in "out_of_space". Never fails: an unknown number is "unknown".

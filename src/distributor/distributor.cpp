@@ -27,6 +27,7 @@ Distributor::~Distributor() { AGRO_ASSERT(call_count_ == 0 && jobs_.count() == 0
 void Distributor::set_ring(std::shared_ptr<const Ring> ring) {
   ring_ = std::move(ring);
   match_members();
+  ring_changed_.notify_all();
 }
 
 void Distributor::set_peers(std::map<PeerId, std::shared_ptr<Peer>> peers) {
@@ -71,7 +72,7 @@ bool Distributor::is_suspect(const PeerState& state) const {
 void Distributor::note(PeerState& state, Errc code) {
   // These answers are no fault of the peer's.
   const bool fine = code == Errc::ok || code == Errc::not_found || code == Errc::fenced ||
-                    code == Errc::out_of_space;
+                    code == Errc::out_of_space || code == Errc::stale_ring;
   if (!fine) state.errors.add();
   if (code == Errc::timed_out) state.suspect_until = env_.clock.now() + options_.suspicion;
   if (code == Errc::ok) state.suspect_until = TimePoint();
@@ -136,6 +137,7 @@ Space Distributor::space() const {
 Awaitable<void> Distributor::stop() {
   closed_ = true;
   closing_.notify_all();
+  ring_changed_.notify_all();
   while (call_count_ > 0) co_await calls_changed_.wait();
   co_await jobs_.join();
 }

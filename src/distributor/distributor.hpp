@@ -27,6 +27,7 @@ struct DistributorOptions {
   Duration read_slow = std::chrono::milliseconds(200);   // then the next replica is asked instead
   Duration read_limit = std::chrono::seconds(5);         // per peer, when all were slow
   Duration list_limit = std::chrono::seconds(10);
+  Duration ring_limit = std::chrono::seconds(3);     // to learn of a newer ring
   Duration control_limit = std::chrono::seconds(3);  // remove, fence
   Duration suspicion = std::chrono::seconds(5);      // a peer that timed out is asked last
 };
@@ -39,9 +40,13 @@ class Distributor final : public BlockBackend {
   Distributor(const Distributor&) = delete;
   Distributor& operator=(const Distributor&) = delete;
 
-  /// Both take effect for calls that start afterwards.
+  /// Both take effect for calls that start afterwards, and for writes that a peer answered with
+  /// stale_ring.
   void set_ring(std::shared_ptr<const Ring> ring);
   void set_peers(std::map<PeerId, std::shared_ptr<Peer>> peers);
+
+  /// Notified when a peer knows a newer ring than ours: read it, and call set_ring().
+  Event& ring_is_stale() { return ring_is_stale_; }
 
   Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) override;
   Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
@@ -85,6 +90,7 @@ class Distributor final : public BlockBackend {
   std::vector<PeerPtr> connected_peers() const;
   std::uint32_t members_missing(const std::vector<PeerPtr>& answered) const;
 
+  Task<void> write_once(BlockRef ref, SharedBytes block, WriteOptions options);
   Job write_attempt(std::shared_ptr<WriteOp> op, std::size_t index);
   void start_write_attempts(const std::shared_ptr<WriteOp>& op);
   Error write_failure(const WriteOp& op) const;
@@ -119,6 +125,8 @@ class Distributor final : public BlockBackend {
   bool closed_ = false;
   std::uint32_t call_count_ = 0;
   Event calls_changed_;
+  Event ring_is_stale_;
+  Event ring_changed_;
   Event closing_;
   TaskGroup jobs_;
   Metric& corrupt_replicas_;

@@ -45,6 +45,7 @@ struct Distributor::WriteOp {
   std::uint32_t durable_count = 0;
   std::uint32_t full_count = 0;
   bool fenced = false;
+  bool stale_ring = false;
   std::string last_problem;
   Event changed;
 

@@ -53,7 +53,10 @@ std::vector<Distributor::PeerPtr> Distributor::read_candidates(const BlockRef& r
 }
 
 Task<void> Distributor::read_whole(ReadOp& op, PeerPtr state, TimePoint deadline) {
-  AGRO_CO_TRY(const std::uint32_t size, co_await state->peer->has(op.ref, deadline));
+  std::vector<BlockRef> refs{op.ref};
+  AGRO_CO_TRY(const std::vector<std::uint32_t> sizes,
+              co_await state->peer->has(std::move(refs), deadline));
+  const std::uint32_t size = sizes.at(0);
   if (size == 0) co_return fail(Errc::not_found, op.ref.to_string() + ": not there");
   if (size > block_size_) {
     co_return fail(Errc::corrupt, fmt::format("a block of {} bytes", size));

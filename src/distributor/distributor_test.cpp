@@ -66,10 +66,13 @@ class FakePeer final : public Peer {
     ++read_count;
     return service_.try_read(ref, offset, out, page_crcs);
   }
-  Task<std::uint32_t> has(BlockRef ref, TimePoint deadline) override {
+  Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, TimePoint deadline) override {
     AGRO_CO_TRY_OK(co_await answer(deadline));
-    co_return service_.has(ref);
+    co_return service_.has(refs);
   }
+  Task<PeerReport> report(TimePoint) override { co_return service_.report(); }
+  Task<void> start(WorkKind kind, TimePoint) override { co_return service_.start(kind); }
+  Awaitable<void> require_ring(std::uint64_t version) { return service_.require_ring(version); }
   Task<std::vector<BlockInfo>> list(BlockFilter filter, TimePoint deadline) override {
     AGRO_CO_TRY_OK(co_await answer(deadline));
     co_return service_.list(filter);
@@ -261,6 +264,44 @@ TEST_F(DistributorTest, CopiesGoWhereTheRingSays) {
 }
 
 // Goal: recovery can add copies of an old writer's block below its own fence, and nobody else can.
+// Goal: no block is acknowledged where an older ring put it, once as many peers as may be silent know
+// the newer one; the write goes on as soon as the new ring is here.
+TEST_F(DistributorTest, PeersRefuseWritesOfOlderRings) {
+  bool drained = false;
+  const auto require = [](FakePeer& peer, bool& done) -> Job {
+    co_await peer.require_ring(2);
+    done = true;
+  };
+  // A write that was accepted before holds the new ring up until it is done.
+  FakePeer& first = ranked(1, 0);
+  first.store.put_delay = milliseconds(10);
+  const auto before = start(distributor_.write(ref_of(1), make_block(ref_of(1), 9000), {}));
+  spawn(sim_.executor(), require(first, drained));
+  sim_.run_for(milliseconds(9));
+  EXPECT_FALSE(drained);
+  sim_.run_for(milliseconds(2));
+  EXPECT_TRUE(drained);
+  ASSERT_TRUE(before->has_value());
+  EXPECT_TRUE((*before)->has_value());
+
+  const auto after = start(distributor_.write(ref_of(1), make_block(ref_of(1), 9000), {}));
+  const TimePoint begin = sim_.clock().now();
+  sim_.run_for(milliseconds(100));
+  EXPECT_FALSE(after->has_value());
+  RingSpec newer = ring_->spec();
+  newer.version = 2;
+  distributor_.set_ring(make_ring(newer).value());
+  sim_.run_for(milliseconds(20));
+  ASSERT_TRUE(after->has_value());
+  EXPECT_TRUE((*after)->has_value());
+
+  // Nobody brings the new ring: an error that says so, in bounded time.
+  distributor_.set_ring(ring_);
+  EXPECT_EQ(write(1).code(), Errc::no_quorum);
+  EXPECT_LE(sim_.clock().now() - begin, seconds(4));
+  EXPECT_TRUE(write(1, {.checksummed = true, .repair = true}).has_value());
+}
+
 TEST_F(DistributorTest, RepairingWritesPassFences) {
   ASSERT_TRUE(write(1, {.copy_count = 1}).has_value());
   ASSERT_TRUE(sim_.run(distributor_.fence(VolumeId{1}, Epoch{2})).has_value());

@@ -43,6 +43,9 @@ Job Distributor::write_attempt(std::shared_ptr<WriteOp> op, std::size_t index) {
     case Errc::out_of_space:
       ++op->full_count;
       break;
+    case Errc::stale_ring:
+      op->stale_ring = true;
+      break;
     default:
       log_debug("peer {}: write {}: {}", state->peer->id().to_string(), op->request.ref.to_string(),
                 written.error().to_string());
@@ -60,7 +63,7 @@ void Distributor::start_write_attempts(const std::shared_ptr<WriteOp>& op) {
     ++attempt.state->slow_count;
   }
   // An attempt may end before spawn() returns.
-  while (!op->fenced && !closed_ && op->attempts.size() < op->candidates.size() &&
+  while (!op->fenced && !op->stale_ring && !closed_ && op->attempts.size() < op->candidates.size() &&
          op->durable_count + op->count(WriteOp::Phase::fresh) < op->wanted) {
     const std::size_t index = op->attempts.size();
     op->attempts.push_back(
@@ -82,6 +85,24 @@ Error Distributor::write_failure(const WriteOp& op) const {
 
 Task<void> Distributor::write(BlockRef ref, SharedBytes block, WriteOptions options) {
   const CallGuard guard(*this);
+  const TimePoint give_up = env_.clock.now() + options_.ring_limit;
+  while (true) {
+    Result<void> written = co_await write_once(ref, block, options);
+    if (written.code() != Errc::stale_ring) co_return written;
+    // Again by the newer ring; copies that were made stay until the peers find them misplaced.
+    ring_is_stale_.notify_all();
+    const std::uint64_t version = ring_->version();
+    while (!closed_ && ring_->version() == version && env_.clock.now() < give_up) {
+      co_await wait_until(ring_changed_, env_.clock, give_up);
+    }
+    if (ring_->version() == version) {
+      co_return fail(Errc::no_quorum, fmt::format("block {}: the peers know a newer ring than {}",
+                                                  ref.to_string(), version));
+    }
+  }
+}
+
+Task<void> Distributor::write_once(BlockRef ref, SharedBytes block, WriteOptions options) {
   if (closed_) co_return fail(Errc::closed, "the distributor is closed");
   auto op = std::make_shared<WriteOp>();
   op->request.ref = ref;
@@ -89,6 +110,7 @@ Task<void> Distributor::write(BlockRef ref, SharedBytes block, WriteOptions opti
   op->request.checksummed = options.checksummed;
   op->request.reserve = options.reserve;
   op->request.repair = options.repair;
+  op->request.ring_version = ring_ == nullptr ? 0 : ring_->version();
   op->wanted = options.copy_count != 0 ? options.copy_count : copy_count();
   op->candidates = write_candidates(ref);
   if (op->wanted == 0 || op->candidates.size() < op->wanted) co_return fail(write_failure(*op));
@@ -105,6 +127,10 @@ Task<void> Distributor::write(BlockRef ref, SharedBytes block, WriteOptions opti
       break;
     }
     if (op->durable_count >= op->wanted) break;
+    if (op->stale_ring) {
+      result = fail(Errc::stale_ring, fmt::format("block {}", ref.to_string()));
+      break;
+    }
     if (closed_) {
       result = fail(Errc::closed, "the distributor was closed");
       break;

@@ -13,6 +13,7 @@
 #include "base/clock.hpp"
 #include "core/block_ref.hpp"
 #include "core/uuid.hpp"
+#include "models/peer_report.hpp"
 #include "storage/block_store.hpp"
 
 namespace agro {
@@ -23,6 +24,8 @@ struct PeerWrite {
   bool checksummed = false;  // verify the crc trailer before storing
   bool reserve = false;      // PutOptions::reserve
   bool repair = false;       // BlockStore::repair
+  /// Of the ring the writer placed it by; a peer that knows a newer one answers stale_ring.
+  std::uint64_t ring_version = 0;
 };
 
 struct PeerStat {
@@ -41,7 +44,7 @@ class Peer {
   /// Whether it shares this machine: preferred for reads.
   virtual bool local() const = 0;
 
-  /// Errors also: corrupt (the block does not verify; it was damaged on the way).
+  /// Errors also: corrupt (the block does not verify; it was damaged on the way); stale_ring.
   virtual Task<void> write(PeerWrite request, TimePoint deadline) = 0;
 
   /// Fills `out` from byte `offset` of the block, and `page_crcs`, when not null, with the stored
@@ -53,13 +56,17 @@ class Peer {
                                                MutableBytes out,
                                                std::vector<std::uint32_t>* page_crcs) = 0;
 
-  /// Size of the block, 0 when it is not there.
-  virtual Task<std::uint32_t> has(BlockRef ref, TimePoint deadline) = 0;
+  /// Sizes of the blocks it holds durably, in the order asked for; 0 for those it does not hold.
+  virtual Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, TimePoint deadline) = 0;
   virtual Task<std::vector<BlockInfo>> list(BlockFilter filter, TimePoint deadline) = 0;
   virtual Task<void> remove(std::vector<BlockRef> refs, TimePoint deadline) = 0;
   /// Errors: fenced, when the present fence is higher than `epoch`.
   virtual Task<void> fence(VolumeId volume, Epoch epoch, TimePoint deadline) = 0;
   virtual Task<PeerStat> stat(TimePoint deadline) = 0;
+  /// What its background work is doing.
+  virtual Task<PeerReport> report(TimePoint deadline) = 0;
+  /// Starts background work now, unless it runs. Errors: not_supported.
+  virtual Task<void> start(WorkKind kind, TimePoint deadline) = 0;
   /// What stat() said last, without asking.
   virtual std::optional<PeerStat> last_stat() const = 0;
 

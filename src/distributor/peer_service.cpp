@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "blockset/crc.hpp"
 
 namespace agro {
@@ -43,8 +45,47 @@ Task<void> PeerService::write(PeerWrite request) {
     }
   }
   if (request.repair) co_return co_await store_.repair(request.ref, std::move(request.block));
+  // A block placed by an older ring may be where nobody will look for it.
+  const std::uint64_t version = request.ring_version;
+  if (version < required_ring_) {
+    co_return fail(Errc::stale_ring, fmt::format("placed by ring {}, the cluster is at ring {}",
+                                                 version, required_ring_));
+  }
+  ++writes_by_ring_[version];
   const PutOptions options{.reserve = request.reserve};
-  co_return co_await store_.put(request.ref, std::move(request.block), options);
+  const Result<void> stored = co_await store_.put(request.ref, std::move(request.block), options);
+  if (--writes_by_ring_[version] == 0) writes_by_ring_.erase(version);
+  writes_done_.notify_all();
+  co_return stored;
+}
+
+Awaitable<void> PeerService::require_ring(std::uint64_t version) {
+  required_ring_ = std::max(required_ring_, version);
+  while (!writes_by_ring_.empty() && writes_by_ring_.begin()->first < version) {
+    co_await writes_done_.wait();
+  }
+}
+
+std::vector<std::uint32_t> PeerService::has(const std::vector<BlockRef>& refs) const {
+  std::vector<std::uint32_t> sizes;
+  sizes.reserve(refs.size());
+  for (const BlockRef& ref : refs) sizes.push_back(store_.find(ref).value_or(0));
+  return sizes;
+}
+
+PeerReport PeerService::report() const {
+  PeerReport report;
+  if (background_ != nullptr) report = background_->report();
+  report.id = id_;
+  report.ring_version = required_ring_;
+  return report;
+}
+
+Result<void> PeerService::start(WorkKind kind) {
+  if (background_ == nullptr) {
+    return fail(Errc::not_supported, fmt::format("peer {} does no background work", id_.to_string()));
+  }
+  return background_->start(kind);
 }
 
 Task<void> PeerService::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
@@ -114,9 +155,19 @@ std::optional<Result<void>> LocalPeer::try_read(const BlockRef& ref, std::uint32
   return service_->try_read(ref, offset, out, page_crcs);
 }
 
-Task<std::uint32_t> LocalPeer::has(BlockRef ref, TimePoint) {
+Task<std::vector<std::uint32_t>> LocalPeer::has(std::vector<BlockRef> refs, TimePoint) {
   AGRO_CO_TRY_OK(check_open());
-  co_return service_->has(ref);
+  co_return service_->has(refs);
+}
+
+Task<PeerReport> LocalPeer::report(TimePoint) {
+  AGRO_CO_TRY_OK(check_open());
+  co_return service_->report();
+}
+
+Task<void> LocalPeer::start(WorkKind kind, TimePoint) {
+  AGRO_CO_TRY_OK(check_open());
+  co_return service_->start(kind);
 }
 
 Task<std::vector<BlockInfo>> LocalPeer::list(BlockFilter filter, TimePoint) {

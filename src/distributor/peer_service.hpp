@@ -4,6 +4,7 @@
 // be raised. Threading: one loop, the store's. Source: DESIGN.md sections 7 and 8.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -21,7 +22,20 @@ class PeerService {
   PeerId id() const { return id_; }
   std::uint32_t block_size() const { return store_.block_size(); }
 
-  /// Errors: corrupt (it does not verify), and those of BlockStore::put.
+  /// What report() and start() do; without it reports say nothing and start() is not_supported.
+  struct Background {
+    virtual ~Background() = default;
+    virtual PeerReport report() const = 0;
+    virtual Result<void> start(WorkKind kind) = 0;
+  };
+  /// Shape: `background` outlives the service, or is taken away with null.
+  void set_background(Background* background) { background_ = background; }
+
+  /// From now on writes placed by older rings are refused; on return all that were accepted are done.
+  Awaitable<void> require_ring(std::uint64_t version);
+  std::uint64_t required_ring() const { return required_ring_; }
+
+  /// Errors: corrupt (it does not verify), stale_ring, and those of BlockStore::put.
   Task<void> write(PeerWrite request);
   /// Shape: as Peer::read. Errors: not_found, invalid_argument, and those of the store.
   Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
@@ -29,16 +43,23 @@ class PeerService {
   /// The same at once, or nullopt when the store has to wait for its disk.
   std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
                                        std::vector<std::uint32_t>* page_crcs);
-  std::uint32_t has(const BlockRef& ref) const { return store_.find(ref).value_or(0); }
+  std::vector<std::uint32_t> has(const std::vector<BlockRef>& refs) const;
   std::vector<BlockInfo> list(const BlockFilter& filter) const { return store_.list(filter); }
   Task<void> remove(std::vector<BlockRef> refs);
   /// Errors: fenced, when the present fence is higher.
   Task<void> fence(VolumeId volume, Epoch epoch);
   PeerStat stat() const { return {id_, store_.stats()}; }
+  PeerReport report() const;
+  Result<void> start(WorkKind kind);
+  BlockStore& store() { return store_; }
 
  private:
   PeerId id_;
   BlockStore& store_;
+  Background* background_ = nullptr;
+  std::uint64_t required_ring_ = 0;
+  std::map<std::uint64_t, std::uint32_t> writes_by_ring_;  // under way
+  Event writes_done_;
   Metric& corrupt_writes_;
 };
 
@@ -57,11 +78,13 @@ class LocalPeer final : public Peer {
                   std::vector<std::uint32_t>* page_crcs, TimePoint deadline) override;
   std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
                                        std::vector<std::uint32_t>* page_crcs) override;
-  Task<std::uint32_t> has(BlockRef ref, TimePoint deadline) override;
+  Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, TimePoint deadline) override;
   Task<std::vector<BlockInfo>> list(BlockFilter filter, TimePoint deadline) override;
   Task<void> remove(std::vector<BlockRef> refs, TimePoint deadline) override;
   Task<void> fence(VolumeId volume, Epoch epoch, TimePoint deadline) override;
   Task<PeerStat> stat(TimePoint deadline) override;
+  Task<PeerReport> report(TimePoint deadline) override;
+  Task<void> start(WorkKind kind, TimePoint deadline) override;
   std::optional<PeerStat> last_stat() const override { return service_->stat(); }
   void close() override { closed_ = true; }
 

@@ -238,4 +238,57 @@ Result<Tombstone> decode_tombstone(std::string_view bytes) {
   return record;
 }
 
+std::string encode(const PeerReport& report) {
+  v1::PeerReport message;
+  message.set_id(uuid_bytes(report.id));
+  message.set_ring_version(report.ring_version);
+  v1::RebalanceReport& rebalance = *message.mutable_rebalance();
+  rebalance.set_running(report.rebalance.running);
+  rebalance.set_settled_version(report.rebalance.settled_version);
+  rebalance.set_blocks_left(report.rebalance.blocks_left);
+  rebalance.set_bytes_left(report.rebalance.bytes_left);
+  rebalance.set_blocks_moved(report.rebalance.blocks_moved);
+  rebalance.set_bytes_moved(report.rebalance.bytes_moved);
+  rebalance.set_bytes_per_second(report.rebalance.bytes_per_second);
+  rebalance.set_problem(report.rebalance.problem);
+  v1::ScrubReport& scrub = *message.mutable_scrub();
+  scrub.set_running(report.scrub.running);
+  scrub.set_bytes_done(report.scrub.bytes_done);
+  scrub.set_bytes_total(report.scrub.bytes_total);
+  scrub.set_bad_blocks(report.scrub.bad_blocks);
+  scrub.set_repaired_blocks(report.scrub.repaired_blocks);
+  scrub.set_lost_blocks(report.scrub.lost_blocks);
+  scrub.set_started_unix_ms(report.scrub.started_unix_ms);
+  scrub.set_finished_unix_ms(report.scrub.finished_unix_ms);
+  scrub.set_problem(report.scrub.problem);
+  v1::GcReport& gc = *message.mutable_gc();
+  gc.set_running(report.gc.running);
+  gc.set_condemned_blocks(report.gc.condemned_blocks);
+  gc.set_deleted_blocks(report.gc.deleted_blocks);
+  gc.set_deleted_bytes(report.gc.deleted_bytes);
+  gc.set_finished_unix_ms(report.gc.finished_unix_ms);
+  gc.set_problem(report.gc.problem);
+  return to_bytes(message);
+}
+
+Result<PeerReport> decode_peer_report(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::PeerReport>(bytes, "peer report"));
+  PeerReport report;
+  if (!read_uuid(message.id(), report.id)) return bad("peer report", "id");
+  report.ring_version = message.ring_version();
+  const v1::RebalanceReport& rebalance = message.rebalance();
+  report.rebalance = {rebalance.running(),      rebalance.settled_version(),
+                      rebalance.blocks_left(),  rebalance.bytes_left(),
+                      rebalance.blocks_moved(), rebalance.bytes_moved(),
+                      rebalance.bytes_per_second(), rebalance.problem()};
+  const v1::ScrubReport& scrub = message.scrub();
+  report.scrub = {scrub.running(),          scrub.bytes_done(),      scrub.bytes_total(),
+                  scrub.bad_blocks(),       scrub.repaired_blocks(), scrub.lost_blocks(),
+                  scrub.started_unix_ms(),  scrub.finished_unix_ms(), scrub.problem()};
+  const v1::GcReport& gc = message.gc();
+  report.gc = {gc.running(),       gc.condemned_blocks(), gc.deleted_blocks(),
+               gc.deleted_bytes(), gc.finished_unix_ms(), gc.problem()};
+  return report;
+}
+
 }  // namespace agro

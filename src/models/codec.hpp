@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/result.hpp"
+#include "models/peer_report.hpp"
 #include "models/records.hpp"
 
 namespace agro {
@@ -20,6 +21,7 @@ std::string encode(const VolumeLock& record);
 std::string encode(const PeerRecord& record);
 std::string encode(const RingSpec& record);
 std::string encode(const Tombstone& record);
+std::string encode(const PeerReport& report);
 
 /// Errors of all: corrupt.
 Result<ClusterRecord> decode_cluster(std::string_view bytes);
@@ -30,5 +32,6 @@ Result<PeerRecord> decode_peer(std::string_view bytes);
 /// Checks the shape only; make_ring() validates what it says.
 Result<RingSpec> decode_ring(std::string_view bytes);
 Result<Tombstone> decode_tombstone(std::string_view bytes);
+Result<PeerReport> decode_peer_report(std::string_view bytes);
 
 }  // namespace agro

@@ -58,6 +58,12 @@ TEST(CodecTest, RoundTrips) {
   const Tombstone tombstone{
       .volume = {3}, .name = "old", .peers = {uuid(1), uuid(2)}, .deleted_unix_ms = 4};
   EXPECT_EQ(decode_tombstone(encode(tombstone)), tombstone);
+  const PeerReport report{.id = uuid(4),
+                          .ring_version = 5,
+                          .rebalance = {true, 4, 10, 11, 12, 13, 14, "slow"},
+                          .scrub = {true, 20, 21, 22, 23, 24, 25, 26, "bad"},
+                          .gc = {true, 30, 31, 32, 33, "no volumes"}};
+  EXPECT_EQ(decode_peer_report(encode(report)), report);
   RingSpec both = ketama(3, {1, 2, 3});
   both.kind = RingKind::union_;
   both.parts = {ketama(1, {1, 2}), ketama(2, {2, 3})};

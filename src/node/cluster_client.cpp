@@ -20,6 +20,7 @@ Task<std::unique_ptr<ClusterClient>> ClusterClient::start(Env& env, Kv& kv,
       std::make_unique<Distributor>(env, client->view_.cluster->block_size, options);
   client->apply();
   client->jobs_.spawn(client->follow());
+  client->jobs_.spawn(client->refresh_stale_ring());
   co_return std::move(client);
 }
 
@@ -109,6 +110,15 @@ Job ClusterClient::follow() {
   }
 }
 
+Job ClusterClient::refresh_stale_ring() {
+  while (!stopping_) {
+    co_await distributor_->ring_is_stale().wait();
+    if (stopping_) co_return;
+    const Result<void> refreshed = co_await refresh();
+    if (!refreshed.has_value()) log_warning("reading the ring: {}", refreshed.error().to_string());
+  }
+}
+
 Task<void> ClusterClient::refresh() {
   AGRO_CO_TRY(ClusterView view, co_await metadata_.view());
   if (!view.cluster || view.cluster->id != view_.cluster->id) {
@@ -139,6 +149,7 @@ Awaitable<void> ClusterClient::stop() {
   stopping_ = true;
   if (watch_ != nullptr) watch_->close();
   stop_event_.notify_all();
+  distributor_->ring_is_stale().notify_all();
   co_await jobs_.join();
   co_await distributor_->stop();
   for (const auto& [id, remote] : remote_) {

@@ -54,6 +54,7 @@ class ClusterClient {
 
   ClusterClient(Env& env, Kv& kv) : env_(env), metadata_(env, kv), jobs_(env.executor) {}
   Job follow();
+  Job refresh_stale_ring();
   void apply();
   std::shared_ptr<Peer> peer_for(const PeerRecord& record);
   void retire(std::shared_ptr<AdpPeer> peer);

@@ -13,7 +13,7 @@ void bench_encode_write(benchmark::State& state) {
   header.op = static_cast<std::uint8_t>(AdpOp::write);
   for (auto _ : state) {
     ++header.request_id;
-    benchmark::DoNotOptimize(encode_adp_frame(header, encode_adp_ref(kRef), 1 << 20));
+    benchmark::DoNotOptimize(encode_adp_frame(header, encode_adp_write({kRef, 1}), 1 << 20));
   }
 }
 BENCHMARK(bench_encode_write);

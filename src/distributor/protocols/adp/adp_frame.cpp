@@ -10,6 +10,7 @@ namespace agro {
 namespace {
 
 constexpr std::size_t kHelloSize = 48;
+constexpr std::size_t kWriteSize = kBlockRefSize + 8;
 constexpr std::size_t kReadSize = kBlockRefSize + 8;
 constexpr std::size_t kFilterSize = 32;
 constexpr std::size_t kFenceSize = 16;
@@ -100,6 +101,10 @@ std::string_view adp_op_name(AdpOp op) {
       return "fence";
     case AdpOp::stat:
       return "stat";
+    case AdpOp::report:
+      return "report";
+    case AdpOp::start:
+      return "start";
   }
   return "unknown";
 }
@@ -126,7 +131,7 @@ Result<AdpHeader> decode_adp_header(ConstBytes bytes, std::uint32_t payload_size
   }
   if (header.header_crc32c != header_crc(bytes)) return malformed("header checksum");
   const AdpOp op = header.operation();
-  if (op < AdpOp::hello || op > AdpOp::stat) {
+  if (op < AdpOp::hello || op > AdpOp::start) {
     return malformed("unknown operation {}", header.op & ~kAdpReplyBit);
   }
   if (!header.is_reply() && header.status != 0) return malformed("a request with a status");
@@ -188,15 +193,16 @@ Result<AdpHello> decode_adp_hello(ConstBytes body) {
   return AdpHello{get_uuid(body, 0), get_uuid(body, 16), get<std::uint32_t>(body, 32)};
 }
 
-std::vector<std::byte> encode_adp_ref(const BlockRef& ref) {
-  std::vector<std::byte> body(kBlockRefSize);
-  encode_block_ref(ref, body);
+std::vector<std::byte> encode_adp_write(const AdpWrite& write) {
+  std::vector<std::byte> body(kWriteSize);
+  encode_block_ref(write.ref, body);
+  put(body, kBlockRefSize, write.ring_version);
   return body;
 }
 
-Result<BlockRef> decode_adp_ref(ConstBytes body) {
-  AGRO_TRY_OK(expect_size(body, kBlockRefSize, "ref"));
-  return decode_block_ref(body);
+Result<AdpWrite> decode_adp_write(ConstBytes body) {
+  AGRO_TRY_OK(expect_size(body, kWriteSize, "write"));
+  return AdpWrite{decode_block_ref(body), get<std::uint64_t>(body, kBlockRefSize)};
 }
 
 std::vector<std::byte> encode_adp_read(const AdpRead& read) {
@@ -229,15 +235,17 @@ Result<std::vector<std::uint32_t>> decode_adp_crcs(ConstBytes body) {
   return crcs;
 }
 
-std::vector<std::byte> encode_adp_size(std::uint32_t size) {
-  std::vector<std::byte> body(4);
-  put(body, 0, size);
-  return body;
+std::vector<std::byte> encode_adp_sizes(std::span<const std::uint32_t> sizes) {
+  AGRO_ASSERT(sizes.size() <= kAdpItemsPerFrame);
+  const ConstBytes bytes = std::as_bytes(sizes);
+  return {bytes.begin(), bytes.end()};
 }
 
-Result<std::uint32_t> decode_adp_size(ConstBytes body) {
-  AGRO_TRY_OK(expect_size(body, 4, "has reply"));
-  return get<std::uint32_t>(body, 0);
+Result<std::vector<std::uint32_t>> decode_adp_sizes(ConstBytes body, std::size_t count) {
+  AGRO_TRY_OK(expect_size(body, 4 * count, "has reply"));
+  std::vector<std::uint32_t> sizes(count);
+  if (!body.empty()) std::memcpy(sizes.data(), body.data(), body.size());
+  return sizes;
 }
 
 std::vector<std::byte> encode_adp_filter(const BlockFilter& filter) {
@@ -302,7 +310,8 @@ std::vector<std::byte> encode_adp_refs(std::span<const BlockRef> refs) {
 }
 
 Result<std::vector<BlockRef>> decode_adp_refs(ConstBytes body) {
-  AGRO_TRY_OK(expect_items(body, kBlockRefSize, "remove"));
+  AGRO_TRY_OK(expect_items(body, kBlockRefSize, "list of refs"));
+  if (body.size() > kAdpItemsPerFrame * kBlockRefSize) return malformed("too many refs");
   std::vector<BlockRef> refs;
   refs.reserve(body.size() / kBlockRefSize);
   for (; !body.empty(); body = body.subspan(kBlockRefSize)) refs.push_back(decode_block_ref(body));
@@ -321,6 +330,19 @@ Result<AdpFence> decode_adp_fence(ConstBytes body) {
   const AdpFence fence{VolumeId{get<std::uint64_t>(body, 0)}, Epoch{get<std::uint64_t>(body, 8)}};
   if (fence.volume.value > kVolumeIdMax) return malformed("volume {}", fence.volume.value);
   return fence;
+}
+
+std::vector<std::byte> encode_adp_start(WorkKind kind) {
+  std::vector<std::byte> body(4);
+  put(body, 0, static_cast<std::uint32_t>(kind));
+  return body;
+}
+
+Result<WorkKind> decode_adp_start(ConstBytes body) {
+  AGRO_TRY_OK(expect_size(body, 4, "start"));
+  const auto kind = get<std::uint32_t>(body, 0);
+  if (kind < 1 || kind > 3) return malformed("unknown kind of work {}", kind);
+  return static_cast<WorkKind>(kind);
 }
 
 std::vector<std::byte> encode_adp_stat(const PeerStat& stat) {

@@ -25,6 +25,8 @@ enum class AdpOp : std::uint8_t {
   remove = 6,
   fence = 7,
   stat = 8,
+  report = 9,
+  start = 10,
 };
 /// "write"; "unknown" for others.
 std::string_view adp_op_name(AdpOp op);
@@ -89,8 +91,13 @@ struct AdpHello {
 std::vector<std::byte> encode_adp_hello(const AdpHello& hello);
 Result<AdpHello> decode_adp_hello(ConstBytes body);
 
-std::vector<std::byte> encode_adp_ref(const BlockRef& ref);
-Result<BlockRef> decode_adp_ref(ConstBytes body);
+struct AdpWrite {
+  BlockRef ref;
+  std::uint64_t ring_version = 0;
+  bool operator==(const AdpWrite&) const = default;
+};
+std::vector<std::byte> encode_adp_write(const AdpWrite& write);
+Result<AdpWrite> decode_adp_write(ConstBytes body);
 
 struct AdpRead {
   BlockRef ref;
@@ -105,8 +112,10 @@ Result<AdpRead> decode_adp_read(ConstBytes body, std::uint32_t size_max);
 std::vector<std::byte> encode_adp_crcs(const std::vector<std::uint32_t>& crcs);
 Result<std::vector<std::uint32_t>> decode_adp_crcs(ConstBytes body);
 
-std::vector<std::byte> encode_adp_size(std::uint32_t size);
-Result<std::uint32_t> decode_adp_size(ConstBytes body);
+/// Sizes of blocks, in the order asked for. Shape: at most kAdpItemsPerFrame.
+std::vector<std::byte> encode_adp_sizes(std::span<const std::uint32_t> sizes);
+/// Errors: protocol_error, unless there are `count`.
+Result<std::vector<std::uint32_t>> decode_adp_sizes(ConstBytes body, std::size_t count);
 
 std::vector<std::byte> encode_adp_filter(const BlockFilter& filter);
 Result<BlockFilter> decode_adp_filter(ConstBytes body);
@@ -126,6 +135,10 @@ struct AdpFence {
 };
 std::vector<std::byte> encode_adp_fence(const AdpFence& fence);
 Result<AdpFence> decode_adp_fence(ConstBytes body);
+
+std::vector<std::byte> encode_adp_start(WorkKind kind);
+/// Errors: protocol_error (no such kind).
+Result<WorkKind> decode_adp_start(ConstBytes body);
 
 std::vector<std::byte> encode_adp_stat(const PeerStat& stat);
 Result<PeerStat> decode_adp_stat(ConstBytes body);

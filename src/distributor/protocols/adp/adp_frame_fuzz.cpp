@@ -19,10 +19,14 @@ void expect_same(const Result<T>& decoded, ConstBytes body, Encode encode) {
 
 void decode_all(ConstBytes body) {
   expect_same(decode_adp_hello(body), body, encode_adp_hello);
-  expect_same(decode_adp_ref(body), body, encode_adp_ref);
+  expect_same(decode_adp_write(body), body, encode_adp_write);
+  expect_same(decode_adp_start(body), body, encode_adp_start);
   expect_same(decode_adp_read(body, kPayloadMax), body, encode_adp_read);
   expect_same(decode_adp_crcs(body), body, encode_adp_crcs);
-  expect_same(decode_adp_size(body), body, encode_adp_size);
+  const Result<std::vector<std::uint32_t>> sizes = decode_adp_sizes(body, body.size() / 4);
+  if (sizes.has_value() && sizes->size() <= kAdpItemsPerFrame) {
+    AGRO_ASSERT(encode_adp_sizes(*sizes).size() == body.size());
+  }
   expect_same(decode_adp_filter(body), body, encode_adp_filter);
   expect_same(decode_adp_fence(body), body, encode_adp_fence);
   expect_same(decode_adp_stat(body), body, encode_adp_stat);
@@ -30,10 +34,7 @@ void decode_all(ConstBytes body) {
   if (decode_adp_entries(body, infos).has_value() && infos.size() <= kAdpItemsPerFrame) {
     AGRO_ASSERT(encode_adp_entries(infos).size() == body.size());
   }
-  const Result<std::vector<BlockRef>> refs = decode_adp_refs(body);
-  if (refs.has_value() && refs->size() <= kAdpItemsPerFrame) {
-    AGRO_ASSERT(encode_adp_refs(*refs).size() == body.size());
-  }
+  expect_same(decode_adp_refs(body), body, encode_adp_refs);
 }
 
 }  // namespace

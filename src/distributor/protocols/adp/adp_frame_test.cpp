@@ -37,7 +37,7 @@ Uuid uuid_of(std::uint8_t first) {
 }
 
 TEST(AdpFrameTest, GoldenBytes) {
-  EXPECT_EQ(hex(encode_adp_frame(request(AdpOp::has, 7), encode_adp_ref(kRef), 0)),
+  EXPECT_EQ(hex(encode_adp_frame(request(AdpOp::has, 7), encode_adp_refs({&kRef, 1}), 0)),
             "4144503101040000"
             "0700000000000000"
             "1800000000000000"
@@ -56,6 +56,14 @@ TEST(AdpFrameTest, GoldenBytes) {
             "808182838485868788898a8b8c8d8e8f"
             "00001000"
             "000000000000000000000000");
+  EXPECT_EQ(hex(encode_adp_write({kRef, 258})),
+            "0500000000010000"
+            "0200000000000000"
+            "0100000000000000"
+            "0201000000000000");
+  const std::uint32_t sizes[] = {0, 258};
+  EXPECT_EQ(hex(encode_adp_sizes(sizes)), "0000000002010000");
+  EXPECT_EQ(hex(encode_adp_start(WorkKind::scrub)), "02000000");
   EXPECT_EQ(hex(encode_adp_read({kRef, 4096, 8192})),
             "0500000000010000"
             "0200000000000000"
@@ -86,12 +94,14 @@ TEST(AdpFrameTest, GoldenBytes) {
 TEST(AdpFrameTest, BodiesComeBack) {
   const AdpHello hello{uuid_of(1), uuid_of(2), 65536};
   EXPECT_EQ(decode_adp_hello(encode_adp_hello(hello)).value(), hello);
-  EXPECT_EQ(decode_adp_ref(encode_adp_ref(kRef)).value(), kRef);
+  const AdpWrite write{kRef, 77};
+  EXPECT_EQ(decode_adp_write(encode_adp_write(write)).value(), write);
   const AdpRead read{kRef, 4096, 100};
   EXPECT_EQ(decode_adp_read(encode_adp_read(read), kPayloadMax).value(), read);
   const std::vector<std::uint32_t> crcs{1, 0xFFFFFFFF, 7};
   EXPECT_EQ(decode_adp_crcs(encode_adp_crcs(crcs)).value(), crcs);
-  EXPECT_EQ(decode_adp_size(encode_adp_size(77)).value(), 77U);
+  EXPECT_EQ(decode_adp_sizes(encode_adp_sizes(crcs), 3).value(), crcs);
+  EXPECT_EQ(decode_adp_start(encode_adp_start(WorkKind::gc)).value(), WorkKind::gc);
   for (int which = 0; which < 8; ++which) {
     BlockFilter filter;
     if ((which & 1) != 0) filter.volume = VolumeId{kVolumeIdMax};
@@ -179,7 +189,7 @@ TEST(AdpFrameTest, RefusesBadHeaders) {
 // Goal: a flipped bit anywhere in header or body is noticed.
 TEST(AdpFrameTest, ChecksumsCoverEverything) {
   const std::vector<std::byte> good =
-      encode_adp_frame(request(AdpOp::has, 7), encode_adp_ref(kRef), 0);
+      encode_adp_frame(request(AdpOp::has, 7), encode_adp_refs({&kRef, 1}), 0);
   for (std::size_t bit = 0; bit < good.size() * 8; ++bit) {
     SCOPED_TRACE(bit);
     std::vector<std::byte> bytes = good;
@@ -198,14 +208,17 @@ TEST(AdpFrameTest, RefusesBadBodies) {
   const std::vector<std::byte> bytes(100);
   const ConstBytes odd(bytes);
   EXPECT_EQ(decode_adp_hello(odd).code(), Errc::protocol_error);
-  EXPECT_EQ(decode_adp_ref(odd.first(23)).code(), Errc::protocol_error);
+  EXPECT_EQ(decode_adp_write(odd.first(24)).code(), Errc::protocol_error);
   EXPECT_EQ(decode_adp_read(odd.first(31), 1).code(), Errc::protocol_error);
   EXPECT_EQ(decode_adp_read(odd.first(32), 1).code(), Errc::protocol_error);  // size 0
   EXPECT_EQ(decode_adp_read(encode_adp_read({kRef, 0, 2}), 1).code(), Errc::protocol_error);
   EXPECT_EQ(decode_adp_read(encode_adp_read({kRef, UINT32_MAX, 1}), 1).code(),
             Errc::protocol_error);
   EXPECT_EQ(decode_adp_crcs(odd.first(3)).code(), Errc::protocol_error);
-  EXPECT_EQ(decode_adp_size(odd).code(), Errc::protocol_error);
+  EXPECT_EQ(decode_adp_sizes(odd, 24).code(), Errc::protocol_error);
+  EXPECT_EQ(decode_adp_start(odd.first(4)).code(), Errc::protocol_error);  // kind 0
+  const std::vector<std::byte> many((kAdpItemsPerFrame + 1) * kBlockRefSize);
+  EXPECT_EQ(decode_adp_refs(many).code(), Errc::protocol_error);
   EXPECT_EQ(decode_adp_filter(odd).code(), Errc::protocol_error);
   std::vector<std::byte> filter(32);
   filter[0] = std::byte{8};

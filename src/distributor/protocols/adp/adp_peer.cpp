@@ -8,6 +8,7 @@
 #include "base/log.hpp"
 #include "distributor/peer_address.hpp"
 #include "distributor/protocols/adp/adp_channel.hpp"
+#include "models/codec.hpp"
 
 namespace agro {
 namespace {
@@ -365,7 +366,7 @@ Task<void> AdpPeer::write(PeerWrite request, TimePoint deadline) {
   wire.op = AdpOp::write;
   wire.flags = (request.checksummed ? kAdpWriteChecksummed : 0) |
                (request.reserve ? kAdpWriteReserve : 0) | (request.repair ? kAdpWriteRepair : 0);
-  wire.body = encode_adp_ref(request.ref);
+  wire.body = encode_adp_write({request.ref, request.ring_version});
   wire.payload = std::move(request.block);
   if (wire.payload.size() > state_->options.block_size) {
     co_return fail(Errc::too_large, fmt::format("a block of {} bytes", wire.payload.size()));
@@ -390,12 +391,36 @@ Task<void> AdpPeer::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
   co_return Result<void>();
 }
 
-Task<std::uint32_t> AdpPeer::has(BlockRef ref, TimePoint deadline) {
+Task<std::vector<std::uint32_t>> AdpPeer::has(std::vector<BlockRef> refs, TimePoint deadline) {
+  const std::shared_ptr<State> state = state_;
+  std::vector<std::uint32_t> sizes;
+  std::span<const BlockRef> left = refs;
+  while (!left.empty()) {
+    const auto some = left.first(std::min(left.size(), kAdpItemsPerFrame));
+    left = left.subspan(some.size());
+    State::Request wire;
+    wire.op = AdpOp::has;
+    wire.body = encode_adp_refs(some);
+    AGRO_CO_TRY(const State::Reply reply, co_await State::call(state, std::move(wire), deadline));
+    AGRO_CO_TRY(const std::vector<std::uint32_t> more, decode_adp_sizes(reply.body, some.size()));
+    sizes.insert(sizes.end(), more.begin(), more.end());
+  }
+  co_return sizes;
+}
+
+Task<PeerReport> AdpPeer::report(TimePoint deadline) {
   State::Request wire;
-  wire.op = AdpOp::has;
-  wire.body = encode_adp_ref(ref);
+  wire.op = AdpOp::report;
   AGRO_CO_TRY(const State::Reply reply, co_await State::call(state_, std::move(wire), deadline));
-  co_return decode_adp_size(reply.body);
+  co_return decode_peer_report(as_text(reply.body));
+}
+
+Task<void> AdpPeer::start(WorkKind kind, TimePoint deadline) {
+  State::Request wire;
+  wire.op = AdpOp::start;
+  wire.body = encode_adp_start(kind);
+  AGRO_CO_TRY_OK(co_await State::call(state_, std::move(wire), deadline));
+  co_return Result<void>();
 }
 
 Task<std::vector<BlockInfo>> AdpPeer::list(BlockFilter filter, TimePoint deadline) {

@@ -39,11 +39,13 @@ class AdpPeer final : public Peer {
                                        std::vector<std::uint32_t>*) override {
     return std::nullopt;
   }
-  Task<std::uint32_t> has(BlockRef ref, TimePoint deadline) override;
+  Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, TimePoint deadline) override;
   Task<std::vector<BlockInfo>> list(BlockFilter filter, TimePoint deadline) override;
   Task<void> remove(std::vector<BlockRef> refs, TimePoint deadline) override;
   Task<void> fence(VolumeId volume, Epoch epoch, TimePoint deadline) override;
   Task<PeerStat> stat(TimePoint deadline) override;
+  Task<PeerReport> report(TimePoint deadline) override;
+  Task<void> start(WorkKind kind, TimePoint deadline) override;
   std::optional<PeerStat> last_stat() const override;
   /// Why there is no connection, for people; empty when there is one.
   std::string problem() const;

@@ -6,6 +6,7 @@
 
 #include "base/log.hpp"
 #include "distributor/protocols/adp/adp_channel.hpp"
+#include "models/codec.hpp"
 
 namespace agro {
 namespace {
@@ -196,7 +197,9 @@ Task<void> AdpServer::read_requests(ConnectionPtr connection) {
 
 Task<void> AdpServer::handle_write(ConnectionPtr connection, AdpHeader header) {
   PeerWrite request;
-  AGRO_CO_TRY(request.ref, decode_adp_ref(connection->reader.body()));
+  AGRO_CO_TRY(const AdpWrite write, decode_adp_write(connection->reader.body()));
+  request.ref = write.ref;
+  request.ring_version = write.ring_version;
   request.checksummed = (header.flags & kAdpWriteChecksummed) != 0;
   request.reserve = (header.flags & kAdpWriteReserve) != 0;
   request.repair = (header.flags & kAdpWriteRepair) != 0;
@@ -266,8 +269,8 @@ Result<void> AdpServer::handle_now(const ConnectionPtr& connection, const AdpHea
   const AdpOp op = header.operation();
   switch (op) {
     case AdpOp::has: {
-      AGRO_TRY(const BlockRef ref, decode_adp_ref(body));
-      connection->writer.send(encode_reply(op, id, encode_adp_size(service_->has(ref))), {});
+      AGRO_TRY(const std::vector<BlockRef> refs, decode_adp_refs(body));
+      connection->writer.send(encode_reply(op, id, encode_adp_sizes(service_->has(refs))), {});
       return {};
     }
     case AdpOp::list: {
@@ -291,6 +294,15 @@ Result<void> AdpServer::handle_now(const ConnectionPtr& connection, const AdpHea
       if (!body.empty()) return fail(Errc::protocol_error, "a stat request with a body");
       connection->writer.send(encode_reply(op, id, encode_adp_stat(service_->stat())), {});
       return {};
+    case AdpOp::report:
+      if (!body.empty()) return fail(Errc::protocol_error, "a report request with a body");
+      connection->writer.send(encode_reply(op, id, as_bytes(encode(service_->report()))), {});
+      return {};
+    case AdpOp::start: {
+      AGRO_TRY(const WorkKind kind, decode_adp_start(body));
+      connection->send_result(op, id, service_->start(kind));
+      return {};
+    }
     default:
       return fail(Errc::protocol_error, "a second hello");
   }

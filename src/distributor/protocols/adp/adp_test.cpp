@@ -93,8 +93,9 @@ TEST_F(AdpTest, EveryOperation) {
   ASSERT_TRUE(write(2, 900'000).has_value());
   const SharedBytes large = make_block(ref_of(2), 900'000);
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(store_.last_put_data) % kPageSize, 0U);
-  EXPECT_EQ(sim_.run(peer_->has(ref_of(2), in(seconds(1)))).value(), large.size());
-  EXPECT_EQ(sim_.run(peer_->has(ref_of(3), in(seconds(1)))).value(), 0U);
+  const std::vector<std::uint32_t> sizes =
+      sim_.run(peer_->has({ref_of(3), ref_of(2)}, in(seconds(1)))).value();
+  EXPECT_EQ(sizes, (std::vector<std::uint32_t>{0, static_cast<std::uint32_t>(large.size())}));
 
   const CrcCheck check;
   for (const bool cold : {false, true}) {
