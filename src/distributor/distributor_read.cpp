@@ -55,7 +55,7 @@ std::vector<Distributor::PeerPtr> Distributor::read_candidates(const BlockRef& r
 Task<void> Distributor::read_whole(ReadOp& op, PeerPtr state, TimePoint deadline) {
   std::vector<BlockRef> refs{op.ref};
   AGRO_CO_TRY(const std::vector<std::uint32_t> sizes,
-              co_await state->peer->has(std::move(refs), deadline));
+              co_await state->peer->has(std::move(refs), 0, deadline));
   const std::uint32_t size = sizes.at(0);
   if (size == 0) co_return fail(Errc::not_found, op.ref.to_string() + ": not there");
   if (size > block_size_) {
@@ -89,6 +89,11 @@ Task<void> Distributor::read_any(ReadOp& op) {
   Result<void> read = co_await ask_candidates(op, false);
   while (read.code() == Errc::unavailable && !closed_ && env_.clock.now() < give_up) {
     co_await wait_until(closing_, env_.clock, env_.clock.now() + kAskAgainAfter);
+    read = co_await ask_candidates(op, true);
+  }
+  // A block that moved while it was looked for may have been missed at both places.
+  for (int again = 0; again < 2 && read.code() == Errc::not_found && !closed_; ++again) {
+    op.answered = op.bad;
     read = co_await ask_candidates(op, true);
   }
   co_return read;

@@ -66,9 +66,10 @@ class FakePeer final : public Peer {
     ++read_count;
     return service_.try_read(ref, offset, out, page_crcs);
   }
-  Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, TimePoint deadline) override {
+  Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, std::uint64_t ring_version,
+                                       TimePoint deadline) override {
     AGRO_CO_TRY_OK(co_await answer(deadline));
-    co_return service_.has(refs);
+    co_return service_.has(refs, ring_version);
   }
   Task<PeerReport> report(TimePoint) override { co_return service_.report(); }
   Task<void> start(WorkKind kind, TimePoint) override { co_return service_.start(kind); }

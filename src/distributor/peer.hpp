@@ -57,7 +57,10 @@ class Peer {
                                                std::vector<std::uint32_t>* page_crcs) = 0;
 
   /// Sizes of the blocks it holds durably, in the order asked for; 0 for those it does not hold.
-  virtual Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, TimePoint deadline) = 0;
+  /// A peer that answers for a ring version will never again give up a block by an older ring's
+  /// word. 0: no matter. Errors also: unavailable, when it does not know that ring yet.
+  virtual Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs,
+                                               std::uint64_t ring_version, TimePoint deadline) = 0;
   virtual Task<std::vector<BlockInfo>> list(BlockFilter filter, TimePoint deadline) = 0;
   virtual Task<void> remove(std::vector<BlockRef> refs, TimePoint deadline) = 0;
   /// Errors: fenced, when the present fence is higher than `epoch`.

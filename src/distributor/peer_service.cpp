@@ -52,10 +52,12 @@ Task<void> PeerService::write(PeerWrite request) {
                                                  version, required_ring_));
   }
   ++writes_by_ring_[version];
+  ++activity_;
   const PutOptions options{.reserve = request.reserve};
   const Result<void> stored = co_await store_.put(request.ref, std::move(request.block), options);
   if (--writes_by_ring_[version] == 0) writes_by_ring_.erase(version);
   writes_done_.notify_all();
+  if (stored.has_value() && background_ != nullptr) background_->stored(request.ref);
   co_return stored;
 }
 
@@ -66,11 +68,27 @@ Awaitable<void> PeerService::require_ring(std::uint64_t version) {
   }
 }
 
-std::vector<std::uint32_t> PeerService::has(const std::vector<BlockRef>& refs) const {
+Result<std::vector<std::uint32_t>> PeerService::has(const std::vector<BlockRef>& refs,
+                                                    std::uint64_t ring_version) const {
+  if (ring_version > required_ring_) {
+    return fail(Errc::unavailable, fmt::format("peer {} knows ring {}, not {} yet", id_.to_string(),
+                                               required_ring_, ring_version));
+  }
   std::vector<std::uint32_t> sizes;
   sizes.reserve(refs.size());
-  for (const BlockRef& ref : refs) sizes.push_back(store_.find(ref).value_or(0));
+  for (const BlockRef& ref : refs) {
+    sizes.push_back(giving_up_.contains(ref) ? 0 : store_.find(ref).value_or(0));
+  }
   return sizes;
+}
+
+Task<void> PeerService::give_up(std::vector<BlockRef> refs, std::uint64_t ring_version) {
+  if (ring_version != required_ring_) co_return Result<void>();
+  giving_up_.insert(refs.begin(), refs.end());
+  const Result<std::size_t> removed = co_await store_.remove(refs);
+  for (const BlockRef& ref : refs) giving_up_.erase(ref);
+  if (!removed.has_value()) co_return fail(removed.error());
+  co_return Result<void>();
 }
 
 PeerReport PeerService::report() const {
@@ -90,6 +108,7 @@ Result<void> PeerService::start(WorkKind kind) {
 
 Task<void> PeerService::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
                              std::vector<std::uint32_t>* page_crcs) {
+  ++activity_;
   if (page_crcs != nullptr) {
     const std::optional<std::uint32_t> size = store_.find(ref);
     if (!size.has_value()) co_return fail(Errc::not_found, ref.to_string() + ": not here");
@@ -103,6 +122,7 @@ Task<void> PeerService::read(BlockRef ref, std::uint32_t offset, MutableBytes ou
 std::optional<Result<void>> PeerService::try_read(const BlockRef& ref, std::uint32_t offset,
                                                   MutableBytes out,
                                                   std::vector<std::uint32_t>* page_crcs) {
+  ++activity_;
   if (page_crcs != nullptr) {
     const std::optional<std::uint32_t> size = store_.find(ref);
     if (!size.has_value()) return fail(Errc::not_found, ref.to_string() + ": not here");
@@ -155,9 +175,10 @@ std::optional<Result<void>> LocalPeer::try_read(const BlockRef& ref, std::uint32
   return service_->try_read(ref, offset, out, page_crcs);
 }
 
-Task<std::vector<std::uint32_t>> LocalPeer::has(std::vector<BlockRef> refs, TimePoint) {
+Task<std::vector<std::uint32_t>> LocalPeer::has(std::vector<BlockRef> refs,
+                                                std::uint64_t ring_version, TimePoint) {
   AGRO_CO_TRY_OK(check_open());
-  co_return service_->has(refs);
+  co_return service_->has(refs, ring_version);
 }
 
 Task<PeerReport> LocalPeer::report(TimePoint) {

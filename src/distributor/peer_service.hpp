@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/metrics.hpp"
@@ -27,9 +28,15 @@ class PeerService {
     virtual ~Background() = default;
     virtual PeerReport report() const = 0;
     virtual Result<void> start(WorkKind kind) = 0;
+    /// A new block was stored here.
+    virtual void stored(const BlockRef& ref) = 0;
   };
   /// Shape: `background` outlives the service, or is taken away with null.
   void set_background(Background* background) { background_ = background; }
+
+  /// Gives up blocks that others hold by the word of ring `ring_version`, unless this peer knows a
+  /// newer ring by now. has() denies them at once.
+  Task<void> give_up(std::vector<BlockRef> refs, std::uint64_t ring_version);
 
   /// From now on writes placed by older rings are refused; on return all that were accepted are done.
   Awaitable<void> require_ring(std::uint64_t version);
@@ -43,7 +50,9 @@ class PeerService {
   /// The same at once, or nullopt when the store has to wait for its disk.
   std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
                                        std::vector<std::uint32_t>* page_crcs);
-  std::vector<std::uint32_t> has(const std::vector<BlockRef>& refs) const;
+  /// Shape, errors: as Peer::has.
+  Result<std::vector<std::uint32_t>> has(const std::vector<BlockRef>& refs,
+                                         std::uint64_t ring_version) const;
   std::vector<BlockInfo> list(const BlockFilter& filter) const { return store_.list(filter); }
   Task<void> remove(std::vector<BlockRef> refs);
   /// Errors: fenced, when the present fence is higher.
@@ -52,6 +61,8 @@ class PeerService {
   PeerReport report() const;
   Result<void> start(WorkKind kind);
   BlockStore& store() { return store_; }
+  /// Moves whenever a client reads or writes here.
+  std::uint64_t activity() const { return activity_; }
 
  private:
   PeerId id_;
@@ -60,6 +71,8 @@ class PeerService {
   std::uint64_t required_ring_ = 0;
   std::map<std::uint64_t, std::uint32_t> writes_by_ring_;  // under way
   Event writes_done_;
+  std::set<BlockRef> giving_up_;
+  std::uint64_t activity_ = 0;
   Metric& corrupt_writes_;
 };
 
@@ -78,7 +91,8 @@ class LocalPeer final : public Peer {
                   std::vector<std::uint32_t>* page_crcs, TimePoint deadline) override;
   std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
                                        std::vector<std::uint32_t>* page_crcs) override;
-  Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, TimePoint deadline) override;
+  Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, std::uint64_t ring_version,
+                                       TimePoint deadline) override;
   Task<std::vector<BlockInfo>> list(BlockFilter filter, TimePoint deadline) override;
   Task<void> remove(std::vector<BlockRef> refs, TimePoint deadline) override;
   Task<void> fence(VolumeId volume, Epoch epoch, TimePoint deadline) override;

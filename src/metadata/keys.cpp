@@ -11,6 +11,7 @@ std::string tombstone(VolumeId volume) { return std::string(kTombstones) + volum
 std::string name(std::string_view name) { return fmt::format("{}names/{}", kAll, name); }
 std::string peer(const PeerId& peer) { return std::string(kPeers) + peer.to_string(); }
 std::string alive(const PeerId& peer) { return std::string(kAlive) + peer.to_string(); }
+std::string settled(const PeerId& peer) { return std::string(kSettled) + peer.to_string(); }
 std::string volume_prefix(VolumeId volume) {
   return fmt::format("{}volume/{}/", kAll, volume_text(volume));
 }

@@ -24,6 +24,9 @@ inline constexpr std::string_view kRing = "/agro/v1/cluster/ring";
 inline constexpr std::string_view kVolumes = "/agro/v1/cluster/volumes/";
 inline constexpr std::string_view kPeers = "/agro/v1/cluster/peers/";
 inline constexpr std::string_view kAlive = "/agro/v1/cluster/alive/";
+inline constexpr std::string_view kSettled = "/agro/v1/cluster/settled/";
+/// What belongs to volumes and is not in the view.
+inline constexpr std::string_view kVolumeState = "/agro/v1/volume/";
 inline constexpr std::string_view kTombstones = "/agro/v1/cluster/tombstones/";
 inline constexpr std::string_view kNextVolume = "/agro/v1/next_volume";
 
@@ -35,6 +38,7 @@ std::string tombstone(VolumeId volume);
 std::string name(std::string_view name);
 std::string peer(const PeerId& peer);
 std::string alive(const PeerId& peer);
+std::string settled(const PeerId& peer);
 /// Prefix of what belongs to one volume and is not in the view.
 std::string volume_prefix(VolumeId volume);
 std::string head(VolumeId volume);

@@ -41,6 +41,22 @@ struct AcquiredVolume {
 struct PeerView {
   PeerRecord record;
   bool alive = false;  // its lease is held
+  /// Everything it holds is where this version of the ring wants it, or was when it said so.
+  std::uint64_t settled_version = 0;
+};
+
+/// Where a volume's log stands, for those who do not write it.
+struct VolumePosition {
+  VolumeId volume;
+  VolumeHead head;
+  Epoch epoch;  // the last one minted
+  std::optional<std::uint32_t> degraded_copies;
+
+  /// Whether no recovery will look for this block any more by listing the log's tail.
+  bool covers(const BlockRef& ref) const {
+    return ref.type != BlockType::data || ref.epoch < head.epoch ||
+           (ref.epoch == head.epoch && ref.index <= head.sequence);
+  }
 };
 
 /// Everything that a running process follows, at one revision.
@@ -100,6 +116,8 @@ class Metadata {
   Task<Tombstone> delete_volume(std::string name);
   /// Errors: not_found.
   Task<VolumeHead> head(VolumeId volume);
+  /// Heads and epochs of all volumes, at one revision, sorted by id.
+  Task<std::vector<VolumePosition>> positions();
   /// Who has it open, if anybody. Errors: not_found, when there is no such volume.
   Task<std::optional<VolumeLock>> lock_of(VolumeId volume);
 
@@ -140,6 +158,9 @@ class Metadata {
   /// Errors: conflict, when the present version is not `expected_version`; invalid_argument, unless
   /// ring.version is expected_version + 1.
   Task<void> publish_ring(RingSpec ring, std::uint64_t expected_version);
+
+  /// Says that everything `peer` holds is where ring `version` wants it.
+  Task<void> report_settled(PeerId peer, std::uint64_t version);
 
   // --- following ---
   /// Works before init as well: then `cluster` is empty.

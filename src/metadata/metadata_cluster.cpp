@@ -1,5 +1,6 @@
 // Metadata, the part about peers, the ring and the view of everything.
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "metadata/metadata_internal.hpp"
@@ -13,7 +14,8 @@ void collect_peers(const RingSpec& ring, std::vector<PeerId>& out) {
 }
 
 /// Adds one key of the view. Keys of later versions are passed over.
-Result<void> add_to_view(const KeyValue& entry, ClusterView& view, std::set<std::string>& alive) {
+Result<void> add_to_view(const KeyValue& entry, ClusterView& view, std::set<std::string>& alive,
+                         std::map<std::string, std::uint64_t>& settled) {
   const std::string_view key = entry.key;
   if (key == keys::kCluster) {
     AGRO_TRY(view.cluster, decode_cluster(entry.value));
@@ -27,6 +29,9 @@ Result<void> add_to_view(const KeyValue& entry, ClusterView& view, std::set<std:
     view.peers.push_back({.record = std::move(peer), .alive = false});
   } else if (key.starts_with(keys::kAlive)) {
     alive.emplace(key.substr(keys::kAlive.size()));
+  } else if (key.starts_with(keys::kSettled)) {
+    AGRO_TRY(const std::uint64_t version, keys::parse_number(entry.value, 10, "settled version"));
+    settled[std::string(key.substr(keys::kSettled.size()))] = version;
   } else if (key.starts_with(keys::kTombstones)) {
     AGRO_TRY(Tombstone tombstone, decode_tombstone(entry.value));
     view.tombstones.push_back(std::move(tombstone));
@@ -49,8 +54,17 @@ Task<ClusterView> Metadata::view() {
   ClusterView view;
   view.revision = range.revision;
   std::set<std::string> alive;
-  for (const KeyValue& entry : range.entries) AGRO_CO_TRY_OK(add_to_view(entry, view, alive));
-  for (PeerView& peer : view.peers) peer.alive = alive.contains(peer.record.id.to_string());
+  std::map<std::string, std::uint64_t> settled;
+  for (const KeyValue& entry : range.entries) {
+    AGRO_CO_TRY_OK(add_to_view(entry, view, alive, settled));
+  }
+  for (PeerView& peer : view.peers) {
+    const std::string id = peer.record.id.to_string();
+    peer.alive = alive.contains(id);
+    if (const auto found = settled.find(id); found != settled.end()) {
+      peer.settled_version = found->second;
+    }
+  }
   co_return view;
 }
 
@@ -95,6 +109,46 @@ Task<void> Metadata::update_peer(PeerRecord peer) {
   co_return fail_contended("update peer");
 }
 
+Task<std::vector<VolumePosition>> Metadata::positions() {
+  AGRO_CO_TRY(const KvRange range, co_await kv_.list(std::string(keys::kVolumeState)));
+  std::map<VolumeId, VolumePosition> volumes;
+  for (const KeyValue& entry : range.entries) {
+    const std::string_view rest = std::string_view(entry.key).substr(keys::kVolumeState.size());
+    const std::size_t slash = rest.find('/');
+    AGRO_CO_TRY(const std::uint64_t id, keys::parse_number(rest.substr(0, slash), 16, "volume id"));
+    if (slash == std::string_view::npos) continue;
+    VolumePosition& volume = volumes[VolumeId{id}];
+    volume.volume = VolumeId{id};
+    const std::string_view what = rest.substr(slash + 1);
+    if (what == "head") {
+      AGRO_CO_TRY(volume.head, decode_volume_head(entry.value));
+    } else if (what == "epoch") {
+      AGRO_CO_TRY(const std::uint64_t epoch, keys::parse_number(entry.value, 10, "epoch"));
+      volume.epoch = Epoch{epoch};
+    } else if (what == "degraded") {
+      AGRO_CO_TRY(const std::uint64_t copies, keys::parse_number(entry.value, 10, "copy count"));
+      volume.degraded_copies = static_cast<std::uint32_t>(copies);
+    }
+  }
+  std::vector<VolumePosition> all;
+  for (const auto& [id, volume] : volumes) all.push_back(volume);
+  co_return all;
+}
+
+Task<void> Metadata::report_settled(PeerId peer, std::uint64_t version) {
+  for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+    std::vector<KvCompare> compares = {keys::present(keys::peer(peer))};
+    std::vector<KvOp> ops = {keys::put(keys::settled(peer), std::to_string(version))};
+    AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
+    if (outcome == Outcome::committed) co_return Result<void>();
+    if (outcome == Outcome::refused) {
+      co_return fail(Errc::not_found,
+                     fmt::format("peer {} is not registered", peer.to_string()));
+    }
+  }
+  co_return fail_contended("report settled");
+}
+
 Task<std::vector<PeerView>> Metadata::list_peers() {
   AGRO_CO_TRY(ClusterView all, co_await view());
   co_return std::move(all.peers);
@@ -107,7 +161,7 @@ Task<void> Metadata::forget_peer(PeerId peer) {
     if (!range.has_value()) co_return fail_read(unresolved, range.error());
     bool known = false;
     std::vector<KvCompare> compares = {keys::absent(keys::alive(peer))};
-    std::vector<KvOp> ops = {keys::remove(keys::peer(peer))};
+    std::vector<KvOp> ops = {keys::remove(keys::peer(peer)), keys::remove(keys::settled(peer))};
     for (const KeyValue& entry : range->entries) {
       if (entry.key == keys::peer(peer)) known = true;
       if (entry.key == keys::alive(peer)) {

@@ -16,6 +16,7 @@ namespace {
 constexpr Duration kReportEvery = std::chrono::seconds(10);
 constexpr Duration kRegisterAgain = std::chrono::milliseconds(200);
 constexpr std::size_t kPurgeAtOnce = 4096;
+constexpr Duration kCoordinateEvery = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -54,6 +55,10 @@ Task<void> PeerNode::begin() {
   AGRO_CO_TRY(const ClusterRecord cluster, co_await metadata_.cluster());
   AGRO_CO_TRY_OK(co_await open_store(cluster));
   service_ = std::make_shared<PeerService>(id_, *store_, env_.metrics);
+  AGRO_CO_TRY(cluster_, co_await ClusterClient::start(env_, kv_));
+  cluster_->add_local_peer(service_);
+  // Before the first write: what a settled peer said of older rings must hold after a restart too.
+  co_await service_->require_ring(cluster_->view().ring.version);
   server_ = std::make_unique<AdpServer>(env_, cluster.id, service_);
   for (const Address& address : options_.addresses) {
     AGRO_CO_TRY(Address bound, co_await server_->listen(address));
@@ -62,8 +67,12 @@ Task<void> PeerNode::begin() {
   started_unix_ms_ = env_.clock.unix_time_ms();
   AGRO_CO_TRY_OK(co_await register_self());
   if (options_.auto_join) AGRO_CO_TRY_OK(co_await join_ring());
+  rebalancer_ = std::make_unique<Rebalancer>(env_, *cluster_, *service_, options_.rebalance);
+  rebalancer_->start();
+  service_->set_background(this);
   jobs_.spawn(keep_registered());
   jobs_.spawn(follow_tombstones());
+  jobs_.spawn(coordinate());
   co_return Result<void>();
 }
 
@@ -149,30 +158,87 @@ Job PeerNode::keep_registered() {
 
 Job PeerNode::follow_tombstones() {
   while (!stopping_) {
-    Result<ClusterView> view = co_await metadata_.view();
+    const std::uint64_t revision = cluster_->view().revision;
+    const std::vector<Tombstone> tombstones = cluster_->view().tombstones;
     Result<void> outcome;
-    if (!view.has_value()) outcome = fail(std::move(view).error());
-    for (std::size_t index = 0; outcome.has_value() && index < view->tombstones.size(); ++index) {
-      const Tombstone& tombstone = view->tombstones[index];
+    for (std::size_t index = 0; outcome.has_value() && index < tombstones.size(); ++index) {
+      const Tombstone& tombstone = tombstones[index];
       const bool ours = std::binary_search(tombstone.peers.begin(), tombstone.peers.end(), id_);
       if (ours && !stopping_) outcome = co_await purge(tombstone.volume);
     }
-    if (outcome.has_value() && !stopping_) {
-      Result<std::unique_ptr<ClusterWatch>> watch = co_await metadata_.watch(view->revision);
-      if (watch.has_value() && !stopping_) {
-        watch_ = std::move(*watch);
-        outcome = co_await watch_->changed();
-        watch_.reset();
-      } else if (!watch.has_value()) {
-        outcome = fail(std::move(watch).error());
-      }
-    }
-    if (!outcome.has_value() && !stopping_) {
+    if (outcome.has_value()) {
+      while (!stopping_ && cluster_->view().revision == revision) co_await cluster_->changed().wait();
+    } else if (!stopping_) {
       log_warning("peer {}: following deleted volumes: {}", id_.to_string(),
                   outcome.error().to_string());
       co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::seconds(1));
     }
   }
+}
+
+PeerReport PeerNode::report() const {
+  PeerReport report;
+  report.rebalance = rebalancer_->report();
+  return report;
+}
+
+Result<void> PeerNode::start(WorkKind kind) {
+  if (kind != WorkKind::rebalance) return fail(Errc::not_supported, "this peer cannot do that yet");
+  rebalancer_->look();
+  return {};
+}
+
+/// Who does what one peer alone should do. Nothing depends on it being one: every change is a
+/// transaction that fails when another was quicker.
+bool PeerNode::is_coordinator() const {
+  for (const PeerView& peer : cluster_->view().peers) {
+    if (peer.alive) return peer.record.id == id_;
+  }
+  return false;
+}
+
+Job PeerNode::coordinate() {
+  while (!stopping_) {
+    Result<void> done;
+    if (is_coordinator()) done = co_await finish_ring_change();
+    if (!done.has_value() && done.code() != Errc::conflict) {
+      log_warning("peer {}: changing the ring: {}", id_.to_string(), done.error().to_string());
+    }
+    if (stopping_) co_return;
+    co_await wait_until(cluster_->changed(), env_.clock, env_.clock.now() + kCoordinateEvery);
+  }
+}
+
+/// Publishes the plain new ring once every peer that is alive said that all it holds is in its
+/// place. A block is then where the new ring wants it unless all of its holders are dead: which is
+/// why there must be fewer of those than copies.
+Task<void> PeerNode::finish_ring_change() {
+  const ClusterView view = cluster_->view();
+  if (view.ring.kind != RingKind::union_) co_return Result<void>();
+  for (const PeerView& peer : view.peers) {
+    if (peer.alive && peer.settled_version != view.ring.version) co_return Result<void>();
+  }
+  std::uint32_t sure_copies = view.ring.parts.front().replication;
+  for (const RingSpec& part : view.ring.parts) {
+    if (!part.members.empty()) sure_copies = std::min(sure_copies, part.replication);
+  }
+  AGRO_CO_TRY(const std::vector<VolumePosition> positions, co_await metadata_.positions());
+  for (const VolumePosition& position : positions) {
+    sure_copies = std::min(sure_copies, position.degraded_copies.value_or(sure_copies));
+  }
+  std::uint32_t dead_count = 0;
+  for (const PeerId& id : ring_peers(view.ring)) {
+    const bool alive = std::any_of(view.peers.begin(), view.peers.end(), [&id](const PeerView& peer) {
+      return peer.record.id == id && peer.alive;
+    });
+    dead_count += alive ? 0 : 1;
+  }
+  if (dead_count > 0 && dead_count >= sure_copies) co_return Result<void>();
+  RingSpec target = view.ring.parts.back();
+  target.version = view.ring.version + 1;
+  AGRO_CO_TRY_OK(co_await metadata_.publish_ring(target, view.ring.version));
+  log_info("ring {}: the change is complete", target.version);
+  co_return Result<void>();
 }
 
 Task<void> PeerNode::purge(VolumeId volume) {
@@ -195,10 +261,13 @@ Task<void> PeerNode::purge(VolumeId volume) {
 
 Task<void> PeerNode::stop() {
   stopping_ = true;
-  if (watch_ != nullptr) watch_->close();
   stop_event_.notify_all();
+  if (cluster_ != nullptr) cluster_->changed().notify_all();
   if (server_ != nullptr) co_await server_->stop();
+  if (service_ != nullptr) service_->set_background(nullptr);
+  if (rebalancer_ != nullptr) co_await rebalancer_->stop();
   co_await jobs_.join();
+  if (cluster_ != nullptr) co_await cluster_->stop();
   if (lease_ != nullptr) co_await lease_->stop();
   co_return co_await store_->close();
 }

@@ -14,6 +14,8 @@
 #include "distributor/protocols/adp/adp_server.hpp"
 #include "metadata/lease.hpp"
 #include "metadata/metadata.hpp"
+#include "node/cluster_client.hpp"
+#include "node/rebalancer.hpp"
 #include "storage/block_store.hpp"
 
 namespace agro {
@@ -30,15 +32,18 @@ struct PeerNodeOptions {
   PeerLabels labels;
   bool auto_join = false;            // add itself to the ring
   std::chrono::milliseconds lease_ttl{10000};
+  RebalancerOptions rebalance;
+  /// A ring member that was not alive for so long is taken out of the ring. Zero: never.
+  Duration down_out = std::chrono::minutes(10);
 };
 
-class PeerNode {
+class PeerNode final : private PeerService::Background {
  public:
   /// Opens the store, listens, registers, and joins the ring when told to. `env` and `kv` outlive it.
   /// Errors: cluster_mismatch, locked (the directory is in use), corrupt, out_of_space (smaller than
   /// what it holds), already_exists (an address is taken; the peer is alive elsewhere).
   static Task<std::unique_ptr<PeerNode>> start(Env& env, Kv& kv, PeerNodeOptions options);
-  ~PeerNode();
+  ~PeerNode() override;
   PeerNode(const PeerNode&) = delete;
   PeerNode& operator=(const PeerNode&) = delete;
 
@@ -57,8 +62,14 @@ class PeerNode {
   PeerRecord record() const;
   Task<void> register_self();
   Task<void> join_ring();
+  PeerReport report() const override;
+  Result<void> start(WorkKind kind) override;
+  void stored(const BlockRef& ref) override { rebalancer_->stored(ref); }
   Job keep_registered();
   Job follow_tombstones();
+  Job coordinate();
+  bool is_coordinator() const;
+  Task<void> finish_ring_change();
   Task<void> purge(VolumeId volume);
 
   Env& env_;
@@ -71,7 +82,8 @@ class PeerNode {
   std::unique_ptr<AdpServer> server_;
   std::vector<Address> record_addresses_;
   std::unique_ptr<Lease> lease_;
-  std::unique_ptr<ClusterWatch> watch_;
+  std::unique_ptr<ClusterClient> cluster_;
+  std::unique_ptr<Rebalancer> rebalancer_;
   std::int64_t started_unix_ms_ = 0;
   std::uint64_t reported_used_ = 0;
   bool stopping_ = false;

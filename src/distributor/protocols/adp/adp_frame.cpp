@@ -318,6 +318,19 @@ Result<std::vector<BlockRef>> decode_adp_refs(ConstBytes body) {
   return refs;
 }
 
+std::vector<std::byte> encode_adp_has(const AdpHas& has) {
+  std::vector<std::byte> body = encode_adp_refs(has.refs);
+  body.insert(body.begin(), 8, std::byte{0});
+  put(body, 0, has.ring_version);
+  return body;
+}
+
+Result<AdpHas> decode_adp_has(ConstBytes body) {
+  if (body.size() < 8) return malformed("has body of {} bytes", body.size());
+  AGRO_TRY(std::vector<BlockRef> refs, decode_adp_refs(body.subspan(8)));
+  return AdpHas{get<std::uint64_t>(body, 0), std::move(refs)};
+}
+
 std::vector<std::byte> encode_adp_fence(const AdpFence& fence) {
   std::vector<std::byte> body(kFenceSize);
   put(body, 0, fence.volume.value);

@@ -112,6 +112,14 @@ Result<AdpRead> decode_adp_read(ConstBytes body, std::uint32_t size_max);
 std::vector<std::byte> encode_adp_crcs(const std::vector<std::uint32_t>& crcs);
 Result<std::vector<std::uint32_t>> decode_adp_crcs(ConstBytes body);
 
+struct AdpHas {
+  std::uint64_t ring_version = 0;
+  std::vector<BlockRef> refs;  // at most kAdpItemsPerFrame
+  bool operator==(const AdpHas&) const = default;
+};
+std::vector<std::byte> encode_adp_has(const AdpHas& has);
+Result<AdpHas> decode_adp_has(ConstBytes body);
+
 /// Sizes of blocks, in the order asked for. Shape: at most kAdpItemsPerFrame.
 std::vector<std::byte> encode_adp_sizes(std::span<const std::uint32_t> sizes);
 /// Errors: protocol_error, unless there are `count`.

@@ -35,6 +35,7 @@ void decode_all(ConstBytes body) {
     AGRO_ASSERT(encode_adp_entries(infos).size() == body.size());
   }
   expect_same(decode_adp_refs(body), body, encode_adp_refs);
+  expect_same(decode_adp_has(body), body, encode_adp_has);
 }
 
 }  // namespace

@@ -37,11 +37,12 @@ Uuid uuid_of(std::uint8_t first) {
 }
 
 TEST(AdpFrameTest, GoldenBytes) {
-  EXPECT_EQ(hex(encode_adp_frame(request(AdpOp::has, 7), encode_adp_refs({&kRef, 1}), 0)),
+  EXPECT_EQ(hex(encode_adp_frame(request(AdpOp::has, 7), encode_adp_has({0, {kRef}}), 0)),
             "4144503101040000"
             "0700000000000000"
-            "1800000000000000"
-            "7795a0cd24207db1"
+            "2000000000000000"
+            "334fcac3db7e8a19"
+            "0000000000000000"
             "0500000000010000"
             "0200000000000000"
             "0100000000000000");
@@ -94,6 +95,8 @@ TEST(AdpFrameTest, GoldenBytes) {
 TEST(AdpFrameTest, BodiesComeBack) {
   const AdpHello hello{uuid_of(1), uuid_of(2), 65536};
   EXPECT_EQ(decode_adp_hello(encode_adp_hello(hello)).value(), hello);
+  const AdpHas has{5, {kRef, kRef}};
+  EXPECT_EQ(decode_adp_has(encode_adp_has(has)).value(), has);
   const AdpWrite write{kRef, 77};
   EXPECT_EQ(decode_adp_write(encode_adp_write(write)).value(), write);
   const AdpRead read{kRef, 4096, 100};
@@ -189,7 +192,7 @@ TEST(AdpFrameTest, RefusesBadHeaders) {
 // Goal: a flipped bit anywhere in header or body is noticed.
 TEST(AdpFrameTest, ChecksumsCoverEverything) {
   const std::vector<std::byte> good =
-      encode_adp_frame(request(AdpOp::has, 7), encode_adp_refs({&kRef, 1}), 0);
+      encode_adp_frame(request(AdpOp::has, 7), encode_adp_has({0, {kRef}}), 0);
   for (std::size_t bit = 0; bit < good.size() * 8; ++bit) {
     SCOPED_TRACE(bit);
     std::vector<std::byte> bytes = good;
@@ -208,6 +211,8 @@ TEST(AdpFrameTest, RefusesBadBodies) {
   const std::vector<std::byte> bytes(100);
   const ConstBytes odd(bytes);
   EXPECT_EQ(decode_adp_hello(odd).code(), Errc::protocol_error);
+  EXPECT_EQ(decode_adp_has(odd.first(7)).code(), Errc::protocol_error);
+  EXPECT_EQ(decode_adp_has(odd.first(24)).code(), Errc::protocol_error);
   EXPECT_EQ(decode_adp_write(odd.first(24)).code(), Errc::protocol_error);
   EXPECT_EQ(decode_adp_read(odd.first(31), 1).code(), Errc::protocol_error);
   EXPECT_EQ(decode_adp_read(odd.first(32), 1).code(), Errc::protocol_error);  // size 0

@@ -391,7 +391,8 @@ Task<void> AdpPeer::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
   co_return Result<void>();
 }
 
-Task<std::vector<std::uint32_t>> AdpPeer::has(std::vector<BlockRef> refs, TimePoint deadline) {
+Task<std::vector<std::uint32_t>> AdpPeer::has(std::vector<BlockRef> refs,
+                                              std::uint64_t ring_version, TimePoint deadline) {
   const std::shared_ptr<State> state = state_;
   std::vector<std::uint32_t> sizes;
   std::span<const BlockRef> left = refs;
@@ -400,7 +401,7 @@ Task<std::vector<std::uint32_t>> AdpPeer::has(std::vector<BlockRef> refs, TimePo
     left = left.subspan(some.size());
     State::Request wire;
     wire.op = AdpOp::has;
-    wire.body = encode_adp_refs(some);
+    wire.body = encode_adp_has({ring_version, {some.begin(), some.end()}});
     AGRO_CO_TRY(const State::Reply reply, co_await State::call(state, std::move(wire), deadline));
     AGRO_CO_TRY(const std::vector<std::uint32_t> more, decode_adp_sizes(reply.body, some.size()));
     sizes.insert(sizes.end(), more.begin(), more.end());

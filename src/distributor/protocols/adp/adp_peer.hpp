@@ -39,7 +39,8 @@ class AdpPeer final : public Peer {
                                        std::vector<std::uint32_t>*) override {
     return std::nullopt;
   }
-  Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, TimePoint deadline) override;
+  Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, std::uint64_t ring_version,
+                                       TimePoint deadline) override;
   Task<std::vector<BlockInfo>> list(BlockFilter filter, TimePoint deadline) override;
   Task<void> remove(std::vector<BlockRef> refs, TimePoint deadline) override;
   Task<void> fence(VolumeId volume, Epoch epoch, TimePoint deadline) override;

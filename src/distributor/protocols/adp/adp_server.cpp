@@ -269,8 +269,11 @@ Result<void> AdpServer::handle_now(const ConnectionPtr& connection, const AdpHea
   const AdpOp op = header.operation();
   switch (op) {
     case AdpOp::has: {
-      AGRO_TRY(const std::vector<BlockRef> refs, decode_adp_refs(body));
-      connection->writer.send(encode_reply(op, id, encode_adp_sizes(service_->has(refs))), {});
+      AGRO_TRY(const AdpHas has, decode_adp_has(body));
+      const Result<std::vector<std::uint32_t>> sizes = service_->has(has.refs, has.ring_version);
+      connection->writer.send(sizes.has_value() ? encode_reply(op, id, encode_adp_sizes(*sizes))
+                                                : encode_adp_error(op, id, sizes.error()),
+                              {});
       return {};
     }
     case AdpOp::list: {

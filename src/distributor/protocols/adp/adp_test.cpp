@@ -94,8 +94,9 @@ TEST_F(AdpTest, EveryOperation) {
   const SharedBytes large = make_block(ref_of(2), 900'000);
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(store_.last_put_data) % kPageSize, 0U);
   const std::vector<std::uint32_t> sizes =
-      sim_.run(peer_->has({ref_of(3), ref_of(2)}, in(seconds(1)))).value();
+      sim_.run(peer_->has({ref_of(3), ref_of(2)}, 0, in(seconds(1)))).value();
   EXPECT_EQ(sizes, (std::vector<std::uint32_t>{0, static_cast<std::uint32_t>(large.size())}));
+  EXPECT_EQ(sim_.run(peer_->has({ref_of(3)}, 1, in(seconds(1)))).code(), Errc::unavailable);
 
   const CrcCheck check;
   for (const bool cold : {false, true}) {
