@@ -23,6 +23,7 @@ struct PeerOptions {
   std::string storage = "mmap";
   bool auto_join = false;
   PeerLabels labels;
+  BackgroundOptions background;
 };
 
 Result<PeerNodeOptions> node_options(const PeerOptions& options) {
@@ -36,6 +37,7 @@ Result<PeerNodeOptions> node_options(const PeerOptions& options) {
   }
   node.labels = options.labels;
   node.auto_join = options.auto_join;
+  node.background = options.background;
   return node;
 }
 
@@ -86,6 +88,14 @@ Task<void> run_peer(SystemEnv& system, PeerOptions options) {
   co_return served.has_value() ? closed : served;
 }
 
+void add_background_options(CLI::App& app, BackgroundOptions& options) {
+  add_size_option(app, "--rebalance-rate", options.rebalance.rate,
+                  "bytes a second that a peer sends to rebalance, a quarter of it while users are at "
+                  "work (default 64MiB; 0: no limit)");
+  add_duration_option(app, "--down-out", options.down_out,
+                      "take a peer out of the ring that was down for so long (default 10m; never)");
+}
+
 void add_standalone_options(CLI::App& app, StandaloneOptions& options) {
   app.add_option("--data-dir", options.data_dir, "directory of metadata and peers; made when missing")
       ->required();
@@ -110,6 +120,7 @@ void add_standalone_options(CLI::App& app, StandaloneOptions& options) {
   options.write_buffer = 64 * kMiB;
   add_size_option(app, "--write-buffer", options.write_buffer,
                   "memory per open volume for writes on their way (default 64MiB)");
+  add_background_options(app, options.background);
 }
 
 void add_peer_options(CLI::App& app, PeerOptions& options) {
@@ -125,6 +136,7 @@ void add_peer_options(CLI::App& app, PeerOptions& options) {
   app.add_option("--zone", options.labels.zone, "failure domain: zone");
   app.add_option("--rack", options.labels.rack, "failure domain: rack");
   app.add_option("--host-label", options.labels.host, "failure domain: host");
+  add_background_options(app, options.background);
 }
 
 /// What CLI11 cannot say: which options a peer needs, and what sizes are possible.

@@ -119,6 +119,7 @@ Task<void> start_peers(SystemEnv& system, Standalone& node, const StandaloneOpti
         Address{Address::Kind::unix_socket, peer.data_dir + "/adp.sock", {}, 0})};
     peer.labels.host = "localhost";
     peer.auto_join = true;
+    peer.background = options.background;
     AGRO_CO_TRY_OK(co_await system.env().disk.make_directories(peer.data_dir));
     Result<std::unique_ptr<PeerNode>> started =
         co_await PeerNode::start(system.env(), *node.kv, std::move(peer));

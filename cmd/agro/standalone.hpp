@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/system_env.hpp"
+#include "node/peer_node.hpp"
 
 namespace agro {
 
@@ -21,6 +22,7 @@ struct StandaloneOptions {
   std::vector<std::string> create_volumes;  // NAME=SIZE, when there is none of that name
   std::uint64_t read_cache = 0;       // bytes
   std::uint64_t write_buffer = 0;     // bytes
+  BackgroundOptions background;
 };
 
 /// Runs until SIGINT or SIGTERM. Errors: whatever kept it from starting or from a clean stop.

@@ -126,6 +126,23 @@ CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::uint64
   return option->type_name("SIZE");
 }
 
+CLI::Option* add_duration_option(CLI::App& app, const std::string& name, Duration& duration,
+                                 const std::string& help) {
+  CLI::Option* option = app.add_option_function<std::string>(
+      name,
+      [&duration, name](const std::string& text) {
+        if (text == "0" || text == "never") {
+          duration = Duration(0);
+          return;
+        }
+        const Result<std::chrono::milliseconds> parsed = parse_duration(text);
+        if (!parsed.has_value()) throw CLI::ValidationError(name, parsed.error().message);
+        duration = *parsed;
+      },
+      help);
+  return option->type_name("DURATION");
+}
+
 Address absolute_address(Address address) {
   if (address.kind != Address::Kind::unix_socket) return address;
   std::error_code problem;

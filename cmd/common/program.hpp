@@ -37,6 +37,10 @@ void log_to_standard_error(const char* program, bool verbose);
 CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::uint64_t& size,
                              const std::string& help);
 
+/// Options that take durations: "10s", "7d"; "0" and "never" are zero.
+CLI::Option* add_duration_option(CLI::App& app, const std::string& name, Duration& duration,
+                                 const std::string& help);
+
 /// The same, a Unix socket by its absolute path: what is registered is used by programs that run
 /// in other directories. A path that would be too long for a socket stays as it is.
 Address absolute_address(Address address);

@@ -71,7 +71,7 @@ std::string format_size(std::uint64_t size) {
 }
 
 Result<std::chrono::milliseconds> parse_duration(std::string_view text) {
-  constexpr std::string_view kWhat = "a duration; write it as 250ms, 10s, 5m or 2h";
+  constexpr std::string_view kWhat = "a duration; write it as 250ms, 10s, 5m, 2h or 7d";
   AGRO_TRY(const double length_ms, parse_quantity(text, kDurationUnits, kWhat));
   if (length_ms >= 0x1p53) return fail(Errc::invalid_argument, fmt::format("'{}' is not {}", text, kWhat));
   return std::chrono::milliseconds(static_cast<std::int64_t>(length_ms));

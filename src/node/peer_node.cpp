@@ -67,7 +67,7 @@ Task<void> PeerNode::begin() {
   started_unix_ms_ = env_.clock.unix_time_ms();
   AGRO_CO_TRY_OK(co_await register_self());
   if (options_.auto_join) AGRO_CO_TRY_OK(co_await join_ring());
-  rebalancer_ = std::make_unique<Rebalancer>(env_, *cluster_, *service_, options_.rebalance);
+  rebalancer_ = std::make_unique<Rebalancer>(env_, *cluster_, *service_, options_.background.rebalance);
   rebalancer_->start();
   service_->set_background(this);
   jobs_.spawn(keep_registered());

@@ -24,6 +24,13 @@ enum class StorageKind : std::uint8_t { mmap, temp };
 /// "mmap", "temp". Errors: invalid_argument.
 Result<StorageKind> parse_storage_kind(std::string_view text);
 
+/// What a peer does besides serving.
+struct BackgroundOptions {
+  RebalancerOptions rebalance;
+  /// A ring member that was not alive for so long is taken out of the ring. Zero: never.
+  Duration down_out = std::chrono::minutes(10);
+};
+
 struct PeerNodeOptions {
   std::string data_dir;
   StorageKind storage = StorageKind::mmap;
@@ -32,9 +39,7 @@ struct PeerNodeOptions {
   PeerLabels labels;
   bool auto_join = false;            // add itself to the ring
   std::chrono::milliseconds lease_ttl{10000};
-  RebalancerOptions rebalance;
-  /// A ring member that was not alive for so long is taken out of the ring. Zero: never.
-  Duration down_out = std::chrono::minutes(10);
+  BackgroundOptions background;
 };
 
 class PeerNode final : private PeerService::Background {
