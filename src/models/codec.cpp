@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <google/protobuf/stubs/logging.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/assert.hpp"
@@ -47,6 +48,21 @@ bool read_uuid(const std::string& bytes, Uuid& out) {
   return true;
 }
 
+void fill_labels(const PeerLabels& labels, v1::PeerLabels& message) {
+  message.set_zone(labels.zone);
+  message.set_rack(labels.rack);
+  message.set_host(labels.host);
+}
+
+PeerLabels read_labels(const v1::PeerLabels& message) {
+  return {.zone = message.zone(), .rack = message.rack(), .host = message.host()};
+}
+
+/// Members of each override: as many as a block has copies, all when there are fewer.
+std::size_t override_size(const RingSpec& spec) {
+  return std::min<std::size_t>(spec.replication, spec.members.size());
+}
+
 void fill_ring(const RingSpec& spec, v1::Ring& message) {
   message.set_kind(static_cast<std::uint32_t>(spec.kind));
   message.set_version(spec.version);
@@ -55,13 +71,43 @@ void fill_ring(const RingSpec& spec, v1::Ring& message) {
     v1::RingMember& added = *message.add_members();
     added.set_id(uuid_bytes(member.id));
     added.set_weight(member.weight);
+    if (member.labels != PeerLabels()) fill_labels(member.labels, *added.mutable_labels());
+  }
+  message.set_planned_kind(static_cast<std::uint32_t>(spec.planned_kind));
+  message.set_group_count(spec.group_count);
+  std::uint32_t next_group = 0;
+  for (const RingOverride& one : spec.overrides) {
+    AGRO_ASSERT(one.group >= next_group);
+    AGRO_ASSERT(one.members.size() == override_size(spec));
+    message.add_overrides(one.group - next_group);
+    for (const std::uint16_t member : one.members) message.add_overrides(member);
+    next_group = one.group + 1;
   }
   for (const RingSpec& part : spec.parts) fill_ring(part, *message.add_parts());
 }
 
+/// Errors: corrupt (a list that ends early, a group or a member beyond what any ring has).
+Result<void> read_overrides(const v1::Ring& message, RingSpec& spec) {
+  const auto size = static_cast<int>(override_size(spec));
+  std::uint64_t next_group = 0;
+  for (int index = 0; index < message.overrides_size(); index += size + 1) {
+    if (message.overrides_size() - index < size + 1) return bad("ring", "length of the overrides");
+    next_group += message.overrides(index);
+    if (next_group >= UINT32_MAX) return bad("ring", "group");
+    RingOverride one{.group = static_cast<std::uint32_t>(next_group++)};
+    for (int place = 1; place <= size; ++place) {
+      const std::uint32_t member = message.overrides(index + place);
+      if (member >= spec.members.size() || member > UINT16_MAX) return bad("ring", "member");
+      one.members.push_back(static_cast<std::uint16_t>(member));
+    }
+    spec.overrides.push_back(std::move(one));
+  }
+  return {};
+}
+
 /// `depth_max` bounds the nesting: a union has parts, a part has none.
 Result<RingSpec> read_ring(const v1::Ring& message, int depth_max) {
-  if (message.kind() > static_cast<std::uint32_t>(RingKind::union_)) {
+  if (message.kind() > static_cast<std::uint32_t>(RingKind::placement)) {
     return fail(Errc::not_supported,
                 fmt::format("the cluster's ring is of kind {}, which this version does not know",
                             message.kind()));
@@ -72,10 +118,16 @@ Result<RingSpec> read_ring(const v1::Ring& message, int depth_max) {
   spec.version = message.version();
   spec.replication = message.replication();
   for (const v1::RingMember& member : message.members()) {
-    RingMember added{.id = {}, .weight = member.weight()};
+    RingMember added{.id = {}, .weight = member.weight(), .labels = read_labels(member.labels())};
     if (!read_uuid(member.id(), added.id)) return bad("ring", "member id");
-    spec.members.push_back(added);
+    spec.members.push_back(std::move(added));
   }
+  if (message.planned_kind() > static_cast<std::uint32_t>(RingKind::placement)) {
+    return bad("ring", "planned kind");
+  }
+  spec.planned_kind = static_cast<RingKind>(message.planned_kind());
+  spec.group_count = message.group_count();
+  AGRO_TRY_OK(read_overrides(message, spec));
   for (const v1::Ring& part : message.parts()) {
     AGRO_TRY(RingSpec added, read_ring(part, depth_max - 1));
     spec.parts.push_back(std::move(added));
@@ -179,9 +231,7 @@ std::string encode(const PeerRecord& record) {
   for (const std::string& address : record.addresses) message.add_addresses(address);
   message.set_size(record.size);
   message.set_used(record.used);
-  message.mutable_labels()->set_zone(record.labels.zone);
-  message.mutable_labels()->set_rack(record.labels.rack);
-  message.mutable_labels()->set_host(record.labels.host);
+  fill_labels(record.labels, *message.mutable_labels());
   message.set_started_unix_ms(record.started_unix_ms);
   message.set_updated_unix_ms(record.updated_unix_ms);
   return to_bytes(message);
@@ -194,9 +244,7 @@ Result<PeerRecord> decode_peer(std::string_view bytes) {
   record.addresses.assign(message.addresses().begin(), message.addresses().end());
   record.size = message.size();
   record.used = message.used();
-  record.labels = {.zone = message.labels().zone(),
-                   .rack = message.labels().rack(),
-                   .host = message.labels().host()};
+  record.labels = read_labels(message.labels());
   record.started_unix_ms = message.started_unix_ms();
   record.updated_unix_ms = message.updated_unix_ms();
   return record;

@@ -14,11 +14,15 @@
 
 namespace agro {
 
+/// The largest value a metadata store takes from us: one record stays below it.
+inline constexpr std::size_t kRecordSizeMax = 64 * 1024;
+
 std::string encode(const ClusterRecord& record);
 std::string encode(const VolumeRecord& record);
 std::string encode(const VolumeHead& record);
 std::string encode(const VolumeLock& record);
 std::string encode(const PeerRecord& record);
+/// Shape: overrides ascend by group and name min(replication, members) members each.
 std::string encode(const RingSpec& record);
 std::string encode(const Tombstone& record);
 std::string encode(const PeerReport& report);

@@ -71,6 +71,46 @@ TEST(CodecTest, RoundTrips) {
   EXPECT_EQ(decode_ring(""), (RingSpec{.replication = 0, .members = {}, .parts = {}}));
 }
 
+// Goal: a placement ring is the bytes of docs/formats/metadata_keys.md. Method: two overrides, groups
+// 5 and 7, of three members of which one has labels.
+TEST(CodecTest, PlacementGolden) {
+  RingSpec spec{.kind = RingKind::placement, .version = 9, .replication = 2, .members = {}, .parts = {}};
+  for (const std::uint8_t number : {1, 2, 3}) {
+    spec.members.push_back({.id = uuid(number), .weight = 20});
+  }
+  spec.members[1].labels = {.zone = "z", .rack = "", .host = "h"};
+  spec.group_count = 4096;
+  spec.overrides = {{.group = 5, .members = {2, 0}}, {.group = 7, .members = {1, 2}}};
+  const std::string bytes = encode(spec);
+  const auto member = [](char number, const std::string& labels) {
+    const std::string body = "\x0a\x10" + std::string(16, number) + "\x10\x14" + labels;
+    return std::string("\x22") + static_cast<char>(body.size()) + body;
+  };
+  EXPECT_EQ(bytes, std::string("\x08\x05\x10\x09\x18\x02") + member('\x01', "") +
+                       member('\x02', "\x1a\x06\x0a\x01z\x1a\x01h") + member('\x03', "") +
+                       std::string("\x38\x80\x20\x42\x06\x05\x02\x00\x01\x01\x02", 11));
+  EXPECT_EQ(decode_ring(bytes), spec);
+  const RingSpec planned{.kind = RingKind::empty,
+                         .version = 1,
+                         .replication = 3,
+                         .members = {},
+                         .parts = {},
+                         .planned_kind = RingKind::placement,
+                         .group_count = 1024};
+  EXPECT_EQ(decode_ring(encode(planned)), planned);
+}
+
+// Goal: overrides that cannot be are corrupt. Method: lists cut short, members and groups too high.
+TEST(CodecTest, BadOverrides) {
+  const RingSpec spec = ketama(1, {1, 2, 3});
+  for (const std::string& overrides :
+       {std::string("\x42\x02\x05\x01"), std::string("\x42\x04\x05\x01\x02\x05"),
+        std::string("\x42\x03\x05\x01\x03"),
+        std::string("\x42\x07\xff\xff\xff\xff\x0f\x01\x02"), std::string("\x30\x63")}) {
+    EXPECT_EQ(decode_ring(encode(spec) + overrides).code(), Errc::corrupt);
+  }
+}
+
 // Goal: a field of a later version does no harm. Method: append field 15, varint.
 TEST(CodecTest, UnknownFieldsAreSkipped) {
   const ClusterRecord cluster{.id = uuid(1), .block_size = 4, .block_spec = "base"};

@@ -11,6 +11,7 @@
 
 #include "core/block_ref.hpp"
 #include "core/uuid.hpp"
+#include "models/peer_labels.hpp"
 #include "models/ring_spec.hpp"
 
 namespace agro {
@@ -66,15 +67,6 @@ struct VolumeLock {
   std::int64_t acquired_unix_ms = 0;
 
   bool operator==(const VolumeLock&) const = default;
-};
-
-/// Failure domains, outermost first. Empty: not said.
-struct PeerLabels {
-  std::string zone;
-  std::string rack;
-  std::string host;
-
-  bool operator==(const PeerLabels&) const = default;
 };
 
 struct PeerRecord {
