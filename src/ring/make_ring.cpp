@@ -4,13 +4,14 @@
 #include <array>
 
 #include "base/assert.hpp"
+#include "ring/placement.hpp"
 #include "ring/rings.hpp"
 
 namespace agro {
 namespace {
 
-constexpr std::array<std::string_view, 5> kKindNames = {"empty", "single", "mod", "ketama",
-                                                        "union"};
+constexpr std::array<std::string_view, 6> kKindNames = {"empty",  "single", "mod",
+                                                        "ketama", "union",  "placement"};
 
 tl::unexpected<Error> bad(const RingSpec& spec, std::string_view why) {
   return fail(Errc::invalid_argument, fmt::format("a {} ring {}", ring_kind_name(spec.kind), why));
@@ -18,8 +19,13 @@ tl::unexpected<Error> bad(const RingSpec& spec, std::string_view why) {
 
 /// Sorts the members by id. Errors: invalid_argument.
 Result<void> check_members(RingSpec& spec) {
-  std::sort(spec.members.begin(), spec.members.end(),
-            [](const RingMember& a, const RingMember& b) { return a.id < b.id; });
+  // Overrides name members by their place.
+  const auto by_id = [](const RingMember& a, const RingMember& b) { return a.id < b.id; };
+  if (!spec.overrides.empty() &&
+      !std::is_sorted(spec.members.begin(), spec.members.end(), by_id)) {
+    return bad(spec, "with overrides has its members in order of their ids");
+  }
+  std::sort(spec.members.begin(), spec.members.end(), by_id);
   for (std::size_t index = 0; index < spec.members.size(); ++index) {
     const RingMember& member = spec.members[index];
     const std::string name = member.id.to_string();
@@ -38,9 +44,26 @@ Result<void> check_members(RingSpec& spec) {
   return {};
 }
 
+/// What only some kinds have. Errors: invalid_argument.
+Result<void> check_fields(const RingSpec& spec) {
+  const bool is_placement = spec.kind == RingKind::placement;
+  const bool becomes_placement =
+      spec.kind == RingKind::empty && spec.planned_kind == RingKind::placement;
+  if (spec.kind != RingKind::empty && spec.planned_kind != RingKind::empty) {
+    return bad(spec, "becomes no other kind; only an empty ring does");
+  }
+  if (spec.planned_kind == RingKind::union_) return bad(spec, "cannot become a union");
+  if (!is_placement && !spec.overrides.empty()) return bad(spec, "has no overrides");
+  if (!is_placement && !becomes_placement && spec.group_count != 0) {
+    return bad(spec, "has no groups");
+  }
+  return {};
+}
+
 Result<void> check_plain(RingSpec& spec) {
   AGRO_TRY_OK(check_members(spec));
   if (!spec.parts.empty()) return bad(spec, "has no parts");
+  AGRO_TRY_OK(check_fields(spec));
   const std::size_t count = spec.members.size();
   if (count > kRingMemberCountMax) {
     return bad(spec, fmt::format("has at most {} members, not {}", kRingMemberCountMax, count));
@@ -60,20 +83,24 @@ Result<void> check_plain(RingSpec& spec) {
 }
 
 Result<std::shared_ptr<const Ring>> make_union(RingSpec spec) {
-  if (spec.parts.size() != 2) return bad(spec, "has two parts, the old ring and the new one");
+  if (spec.parts.size() < 2 || spec.parts.size() > kUnionPartsMax) {
+    return bad(spec, fmt::format("has two parts or more, up to {}, the last is the target; not {}",
+                                 kUnionPartsMax, spec.parts.size()));
+  }
+  AGRO_TRY_OK(check_fields(spec));
   if (!spec.members.empty()) return bad(spec, "takes its members from its parts; name none");
-  std::array<std::shared_ptr<const Ring>, 2> parts;
+  std::vector<std::shared_ptr<const Ring>> parts(spec.parts.size());
   for (std::size_t index = 0; index < parts.size(); ++index) {
     if (spec.parts[index].kind == RingKind::union_)
       return bad(spec, "cannot have a union as a part");
     AGRO_TRY(parts[index], make_ring(spec.parts[index]));
     spec.parts[index] = parts[index]->spec();
   }
-  if (spec.replication != parts[1]->replication()) {
-    return bad(spec,
-               fmt::format("has as many copies as its new part, {}", parts[1]->replication()));
+  if (spec.replication != parts.back()->replication()) {
+    return bad(spec, fmt::format("has as many copies as its last part, {}",
+                                 parts.back()->replication()));
   }
-  return std::make_shared<const UnionRing>(std::move(spec), parts[0], parts[1]);
+  return std::make_shared<const UnionRing>(std::move(spec), std::move(parts));
 }
 
 }  // namespace
@@ -88,7 +115,7 @@ Result<RingKind> parse_ring_kind(std::string_view name) {
   if (found != kKindNames.end()) return static_cast<RingKind>(found - kKindNames.begin());
   return fail(
       Errc::invalid_argument,
-      fmt::format("'{}' is no kind of ring: use empty, single, mod, ketama or union", name));
+      fmt::format("'{}' is no kind of ring: use placement, ketama, mod, single, empty or union", name));
 }
 
 std::string BasicRing::describe() const {
@@ -114,6 +141,10 @@ Result<std::shared_ptr<const Ring>> make_ring(RingSpec spec) {
       break;
     case RingKind::ketama:
       ring = std::make_shared<const KetamaRing>(std::move(spec));
+      break;
+    case RingKind::placement:
+      AGRO_TRY_OK(check_placement(spec));
+      ring = std::make_shared<const PlacementRing>(std::move(spec));
       break;
     case RingKind::union_:
       break;

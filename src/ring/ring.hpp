@@ -1,7 +1,7 @@
 // Ring: which peers hold a block. A pure function, the same on every machine.
 //
-// Kinds: empty, single, mod, ketama, union (old + new during a change). Versioned: a ring is
-// published in the MDS and never changed in place.
+// Kinds: empty, single, mod, ketama, placement (the default), union (during a change). Versioned: a
+// ring is published in the MDS and never changed in place.
 // Threading: immutable after construction. Format: models/agro.proto, message Ring.
 // Source: DESIGN.md section 6.
 #pragma once
@@ -22,6 +22,9 @@ namespace agro {
 std::string_view ring_kind_name(RingKind kind);
 Result<RingKind> parse_ring_kind(std::string_view name);
 
+/// Changes on top of unfinished changes.
+inline constexpr std::size_t kUnionPartsMax = 8;
+
 class Ring {
  public:
   virtual ~Ring() = default;
@@ -39,6 +42,21 @@ class Ring {
   /// entries are indices into members(). No allocation when `out` has the capacity.
   virtual void permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const = 0;
 
+  /// The first min(replication(), members().size()) of permutation(): where the block belongs.
+  virtual void owners(const BlockRef& ref, std::vector<std::uint32_t>& out) const;
+
+  /// The ring that is to be when a change is over; itself when none is under way. The owners of a
+  /// block are the target's, by id; their indices differ.
+  virtual const Ring& target() const { return *this; }
+
+  /// The copies that a block is sure to have which was written at any moment of the change under
+  /// way: it may have been written by the rules of any part.
+  virtual std::uint32_t sure_copies() const { return replication(); }
+
+  /// All sets of members, each ascending, whose loss at once loses blocks: the distinct sets of
+  /// owners. Of a union: the target's.
+  virtual std::vector<std::vector<std::uint32_t>> replica_sets() const = 0;
+
   /// For people and logs: "ring 3: ketama, 2 copies, members 0b5f...*20 1c22...*10".
   virtual std::string describe() const = 0;
   /// What it was made from: what is stored and compared.
@@ -46,8 +64,8 @@ class Ring {
 };
 
 /// Errors: invalid_argument (members doubled, replication 0, single with other than one member or
-/// copy, a weight of 0, union without two parts that are no unions). A union's
-/// members are those of its parts: leave them empty.
+/// copy, a weight of 0, union without two to kUnionPartsMax parts that are no unions, overrides that
+/// do not fit the members). A union's members are those of its parts: leave them empty.
 Result<std::shared_ptr<const Ring>> make_ring(RingSpec spec);
 
 }  // namespace agro

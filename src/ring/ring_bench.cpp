@@ -2,13 +2,14 @@
 #include <benchmark/benchmark.h>
 
 #include "base/assert.hpp"
-#include "ring/ring.hpp"
+#include "ring/balance.hpp"
+#include "ring/placement.hpp"
 
 namespace agro {
 namespace {
 
 RingSpec spec_of(RingKind kind, std::size_t member_count) {
-  RingSpec spec{.kind = kind, .version = 1, .replication = 2, .members = {}, .parts = {}};
+  RingSpec spec{.kind = kind, .version = 1, .replication = 3, .members = {}, .parts = {}};
   Random random(1);
   for (std::size_t index = 0; index < member_count; ++index) {
     spec.members.push_back({.id = make_uuid(random), .weight = 1});
@@ -34,6 +35,30 @@ void bm_mod(benchmark::State& state) {
 void bm_ketama(benchmark::State& state) {
   look_up(state, spec_of(RingKind::ketama, static_cast<std::size_t>(state.range(0))));
 }
+void bm_placement(benchmark::State& state) {
+  RingSpec spec = spec_of(RingKind::placement, static_cast<std::size_t>(state.range(0)));
+  spec.group_count = kGroupCountDefault;
+  look_up(state, balance(std::move(spec)));
+}
+void bm_placement_owners(benchmark::State& state) {
+  RingSpec spec = spec_of(RingKind::placement, static_cast<std::size_t>(state.range(0)));
+  spec.group_count = kGroupCountDefault;
+  const auto ring = make_ring(balance(std::move(spec)));
+  AGRO_ASSERT(ring.has_value());
+  std::vector<std::uint32_t> owners;
+  BlockRef ref{.volume = {1}, .epoch = {1}};
+  for (auto step : state) {
+    ++ref.index;
+    (*ring)->owners(ref, owners);
+    benchmark::DoNotOptimize(owners.data());
+  }
+}
+void bm_balance(benchmark::State& state) {
+  RingSpec spec = spec_of(RingKind::placement, static_cast<std::size_t>(state.range(0)));
+  spec.group_count = kGroupCountDefault;
+  spec.replication = 3;
+  for (auto step : state) benchmark::DoNotOptimize(balance(spec));
+}
 void bm_union(benchmark::State& state) {
   const auto count = static_cast<std::size_t>(state.range(0));
   RingSpec newer = spec_of(RingKind::ketama, count);
@@ -41,12 +66,15 @@ void bm_union(benchmark::State& state) {
   older.members.pop_back();
   look_up(state, {.kind = RingKind::union_,
                   .version = 2,
-                  .replication = 2,
+                  .replication = 3,
                   .members = {},
                   .parts = {older, newer}});
 }
 BENCHMARK(bm_mod)->Arg(3)->Arg(30);
 BENCHMARK(bm_ketama)->Arg(3)->Arg(30)->Arg(64)->Arg(300);
+BENCHMARK(bm_placement)->Arg(3)->Arg(30)->Arg(100)->Arg(300);
+BENCHMARK(bm_placement_owners)->Arg(3)->Arg(30)->Arg(100);
+BENCHMARK(bm_balance)->Arg(30)->Arg(100)->Unit(benchmark::kMillisecond);
 BENCHMARK(bm_union)->Arg(4)->Arg(30);
 
 }  // namespace

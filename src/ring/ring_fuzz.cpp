@@ -18,6 +18,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::vector<std::uint32_t> order;
   (*ring)->permutation(ref, order);
   AGRO_ASSERT(order.size() == (*ring)->members().size());
+  std::vector<std::uint32_t> owners;
+  (*ring)->owners(ref, owners);
+  AGRO_ASSERT(std::equal(owners.begin(), owners.end(), order.begin()));
+  AGRO_ASSERT(owners.size() == std::min<std::size_t>(order.size(), (*ring)->replication()));
   std::sort(order.begin(), order.end());
   for (std::uint32_t index = 0; index < order.size(); ++index) AGRO_ASSERT(order[index] == index);
   const auto again = agro::make_ring((*ring)->spec());

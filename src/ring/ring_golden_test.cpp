@@ -1,6 +1,7 @@
 // Placement must never change: blocks lie where it once said. testdata/placements.txt says where.
 //
-// Its lines: "ring KIND REPLICATION WEIGHT...", where member i has the id of i+1 repeated 16 times;
+// Its lines: "ring KIND REPLICATION WEIGHT...", where member i has the id of i+1 repeated 16 times
+// (placement: 64 groups, members of odd number in zone "a", the others in "b");
 // "union REPLICATION" joins the two rings above it; "VOLUME EPOCH INDEX TYPE: MEMBER..." is a
 // placement by the last ring. AGRO_REWRITE_GOLDEN=1 writes the placements anew (for added rings
 // only).
@@ -59,6 +60,10 @@ class Script {
       RingMember member{.id = {}, .weight = weight};
       member.id.bytes.fill(number);
       spec.members.push_back(member);
+    }
+    if (spec.kind == RingKind::placement) {
+      spec.group_count = 64;
+      for (RingMember& one : spec.members) one.labels.zone = one.id.bytes[0] % 2 == 1 ? "a" : "b";
     }
     return use(std::move(spec));
   }

@@ -1,6 +1,8 @@
 #include "ring/rings.hpp"
 
 #include <algorithm>
+#include <array>
+#include <set>
 
 #include "base/assert.hpp"
 #include "base/bytes.hpp"
@@ -8,19 +10,12 @@
 namespace agro {
 namespace {
 
-/// The finaliser of splitmix64 (public domain). Placement depends on it: never change it.
-std::uint64_t mix(std::uint64_t value) {
-  value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9;
-  value = (value ^ (value >> 27)) * 0x94D049BB133111EB;
-  return value ^ (value >> 31);
-}
-
 /// Where the point `number` of a member lies.
 std::uint64_t point_hash(const PeerId& id, std::uint64_t number) {
   const ConstBytes bytes = std::as_bytes(std::span(id.bytes));
-  const std::uint64_t first = mix(load<std::uint64_t>(bytes) + 0x9E3779B97F4A7C15);
-  const std::uint64_t both = mix(first ^ load<std::uint64_t>(bytes.subspan(8)));
-  return mix(both + 0x9E3779B97F4A7C15 * (number + 1));
+  const std::uint64_t first = ring_mix(load<std::uint64_t>(bytes) + 0x9E3779B97F4A7C15);
+  const std::uint64_t both = ring_mix(first ^ load<std::uint64_t>(bytes.subspan(8)));
+  return ring_mix(both + 0x9E3779B97F4A7C15 * (number + 1));
 }
 
 /// max(1, round(kPointsPerMember * weight / average weight)), in whole numbers.
@@ -49,15 +44,27 @@ class Seen {
   std::vector<bool>& marks_;
 };
 
-std::vector<RingMember> merge(const Ring& older, const Ring& newer) {
-  std::vector<RingMember> members = newer.members();  // first: on both sides, the new weight counts
-  members.insert(members.end(), older.members().begin(), older.members().end());
+/// Of all parts, sorted; of a member of several, the last part's weight counts.
+std::vector<RingMember> merge(const std::vector<std::shared_ptr<const Ring>>& parts) {
+  std::vector<RingMember> members;
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
+    members.insert(members.end(), (*part)->members().begin(), (*part)->members().end());
+  }
   std::stable_sort(members.begin(), members.end(),
                    [](const RingMember& a, const RingMember& b) { return a.id < b.id; });
   members.erase(std::unique(members.begin(), members.end(),
                             [](const RingMember& a, const RingMember& b) { return a.id == b.id; }),
                 members.end());
   return members;
+}
+
+/// The least that any part with members keeps.
+std::uint32_t least_copies(const std::vector<std::shared_ptr<const Ring>>& parts) {
+  std::uint32_t least = parts.back()->replication();
+  for (const auto& part : parts) {
+    if (!part->members().empty()) least = std::min(least, part->replication());
+  }
+  return least;
 }
 
 std::vector<std::uint32_t> index_in(const std::vector<RingMember>& all, const Ring& part) {
@@ -73,6 +80,11 @@ std::vector<std::uint32_t> index_in(const std::vector<RingMember>& all, const Ri
 
 }  // namespace
 
+void Ring::owners(const BlockRef& ref, std::vector<std::uint32_t>& out) const {
+  permutation(ref, out);
+  out.resize(std::min<std::size_t>(out.size(), replication()));
+}
+
 ModRing::ModRing(RingSpec spec) : BasicRing(spec, spec.members) {}
 
 void ModRing::permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const {
@@ -84,6 +96,21 @@ void ModRing::permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) 
     out.push_back(member);
     member = member + 1 == count ? 0 : member + 1;
   }
+}
+
+/// One set for each first member; with as many copies as members or more, one in all.
+std::vector<std::vector<std::uint32_t>> ModRing::replica_sets() const {
+  std::vector<std::vector<std::uint32_t>> sets;
+  const std::uint32_t count = member_count();
+  const std::uint32_t owner_count = std::min(replication(), count);
+  for (std::uint32_t first = 0; first < (owner_count == count ? std::min(1U, count) : count); ++first) {
+    std::vector<std::uint32_t> one;
+    for (std::uint32_t step = 0; step < owner_count; ++step) one.push_back((first + step) % count);
+    std::sort(one.begin(), one.end());
+    sets.push_back(std::move(one));
+  }
+  std::sort(sets.begin(), sets.end());
+  return sets;
 }
 
 KetamaRing::KetamaRing(RingSpec spec) : BasicRing(spec, spec.members) {
@@ -141,37 +168,58 @@ void KetamaRing::permutation(const BlockRef& ref, std::vector<std::uint32_t>& ou
   out.assign(row, row + members().size());
 }
 
-UnionRing::UnionRing(RingSpec spec, std::shared_ptr<const Ring> older,
-                     std::shared_ptr<const Ring> newer)
-    : BasicRing(std::move(spec), merge(*older, *newer)),
-      older_(std::move(older)),
-      newer_(std::move(newer)),
-      older_index_(index_in(members(), *older_)),
-      newer_index_(index_in(members(), *newer_)) {}
+std::vector<std::vector<std::uint32_t>> KetamaRing::replica_sets() const {
+  std::set<std::vector<std::uint32_t>> sets;
+  std::vector<std::uint32_t> order;
+  for (std::size_t point = 0; point < hashes_.size(); ++point) {
+    walk(point, order);
+    order.resize(std::min<std::size_t>(order.size(), replication()));
+    std::sort(order.begin(), order.end());
+    sets.insert(order);
+  }
+  return {sets.begin(), sets.end()};
+}
+
+UnionRing::UnionRing(RingSpec spec, std::vector<std::shared_ptr<const Ring>> parts)
+    : BasicRing(std::move(spec), merge(parts)), sure_copies_(least_copies(parts)) {
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
+    parts_.push_back({*part, index_in(members(), **part)});
+  }
+}
 
 void UnionRing::permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const {
-  thread_local std::vector<std::uint32_t> old_order;
-  thread_local std::vector<std::uint32_t> new_order;
-  older_->permutation(ref, old_order);
-  newer_->permutation(ref, new_order);
-  const std::size_t new_owner_count =
-      std::min<std::size_t>(newer_->replication(), new_order.size());
-  const std::size_t old_owner_count =
-      std::min<std::size_t>(older_->replication(), old_order.size());
+  thread_local std::array<std::vector<std::uint32_t>, kUnionPartsMax> orders;
   out.clear();
   Seen seen(members().size());
-  const auto append = [&](const std::vector<std::uint32_t>& order,
-                          const std::vector<std::uint32_t>& index, std::size_t from,
-                          std::size_t to) {
+  const auto append = [&](std::size_t part, std::size_t from, std::size_t to) {
     for (std::size_t place = from; place < to; ++place) {
-      const std::uint32_t member = index[order[place]];
+      const std::uint32_t member = parts_[part].index[orders[part][place]];
       if (seen.insert(member)) out.push_back(member);
     }
   };
-  append(new_order, newer_index_, 0, new_owner_count);
-  append(old_order, older_index_, 0, old_owner_count);
-  append(new_order, newer_index_, new_owner_count, new_order.size());
-  append(old_order, older_index_, old_owner_count, old_order.size());
+  const auto owner_count = [&](std::size_t part) {
+    return std::min<std::size_t>(parts_[part].ring->replication(), orders[part].size());
+  };
+  for (std::size_t part = 0; part < parts_.size(); ++part) {
+    parts_[part].ring->permutation(ref, orders[part]);
+    append(part, 0, owner_count(part));
+  }
+  for (std::size_t part = 0; part < parts_.size(); ++part) {
+    append(part, owner_count(part), orders[part].size());
+  }
+}
+
+void UnionRing::owners(const BlockRef& ref, std::vector<std::uint32_t>& out) const {
+  parts_.front().ring->owners(ref, out);
+  for (std::uint32_t& member : out) member = parts_.front().index[member];
+}
+
+std::vector<std::vector<std::uint32_t>> UnionRing::replica_sets() const {
+  std::vector<std::vector<std::uint32_t>> sets = parts_.front().ring->replica_sets();
+  for (std::vector<std::uint32_t>& one : sets) {
+    for (std::uint32_t& member : one) member = parts_.front().index[member];
+  }
+  return sets;
 }
 
 }  // namespace agro

@@ -14,6 +14,13 @@ namespace agro {
 inline constexpr std::size_t kRingMemberCountMax = 4096;
 inline constexpr std::uint64_t kRingWeightMax = std::uint64_t{1} << 40;
 
+/// The finaliser of splitmix64 (public domain). Placement depends on it: never change it.
+inline std::uint64_t ring_mix(std::uint64_t value) {
+  value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9;
+  value = (value ^ (value >> 27)) * 0x94D049BB133111EB;
+  return value ^ (value >> 31);
+}
+
 /// What all kinds share.
 class BasicRing : public Ring {
  public:
@@ -41,6 +48,7 @@ class ModRing final : public BasicRing {
  public:
   explicit ModRing(RingSpec spec);
   void permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const override;
+  std::vector<std::vector<std::uint32_t>> replica_sets() const override;
 };
 
 /// Consistent hashing: each member has points on a circle of 64 bits, about kPointsPerMember times
@@ -54,6 +62,7 @@ class KetamaRing final : public BasicRing {
 
   explicit KetamaRing(RingSpec spec);
   void permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const override;
+  std::vector<std::vector<std::uint32_t>> replica_sets() const override;
   std::size_t point_count() const { return hashes_.size(); }
 
  private:
@@ -65,18 +74,25 @@ class KetamaRing final : public BasicRing {
   std::vector<std::uint16_t> table_;   // row i: the permutation from point i on
 };
 
-/// A change under way: the new owners, then the old ones, then everybody else in the new ring's
-/// order and then the old one's. Writes go to the first R; reads find what has not moved yet.
+/// A change under way: the target's owners, then those of the older parts, the newest first, then
+/// everybody else in the same order of the parts. Writes go to the first R; reads find what has not
+/// moved yet.
 class UnionRing final : public BasicRing {
  public:
-  UnionRing(RingSpec spec, std::shared_ptr<const Ring> older, std::shared_ptr<const Ring> newer);
+  UnionRing(RingSpec spec, std::vector<std::shared_ptr<const Ring>> parts);
   void permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const override;
+  void owners(const BlockRef& ref, std::vector<std::uint32_t>& out) const override;
+  const Ring& target() const override { return *parts_.front().ring; }
+  std::uint32_t sure_copies() const override { return sure_copies_; }
+  std::vector<std::vector<std::uint32_t>> replica_sets() const override;
 
  private:
-  std::shared_ptr<const Ring> older_;
-  std::shared_ptr<const Ring> newer_;
-  std::vector<std::uint32_t> older_index_;  // member of older_ -> member of this
-  std::vector<std::uint32_t> newer_index_;
+  struct Part {
+    std::shared_ptr<const Ring> ring;
+    std::vector<std::uint32_t> index;  // member of the part -> member of this
+  };
+  std::vector<Part> parts_;  // the target first, the oldest last
+  std::uint32_t sure_copies_;
 };
 
 }  // namespace agro
