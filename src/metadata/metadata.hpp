@@ -156,7 +156,7 @@ class Metadata {
   // --- the ring ---
   Task<RingSpec> ring();
   /// Errors: conflict, when the present version is not `expected_version`; invalid_argument, unless
-  /// ring.version is expected_version + 1.
+  /// ring.version is expected_version + 1 and the record below kRecordSizeMax.
   Task<void> publish_ring(RingSpec ring, std::uint64_t expected_version);
 
   /// Says that everything `peer` holds is where ring `version` wants it.

@@ -6,6 +6,7 @@
 #include "metadata/keys.hpp"
 #include "metadata/lease.hpp"
 #include "metadata/test_support.hpp"
+#include "models/codec.hpp"
 
 namespace agro {
 namespace {
@@ -351,6 +352,10 @@ TYPED_TEST(MetadataTest, RingVersions) {
   EXPECT_EQ(this->error(this->b.publish_ring(ring_of(2, {3, 4}), 1), "version 2, not 1"),
             Errc::conflict);
   EXPECT_EQ(this->error(this->b.publish_ring(ring_of(5, {3, 4}), 2), "cannot be"),
+            Errc::invalid_argument);
+  RingSpec large = ring_of(3, {3, 4});
+  large.members[0].labels.zone.assign(kRecordSizeMax, 'z');
+  EXPECT_EQ(this->error(this->b.publish_ring(large, 2), "65536 is the limit"),
             Errc::invalid_argument);
   EXPECT_EQ(this->test().must(this->b.ring()), ring_of(2, {1, 2}));
   RingSpec both = ring_of(3, {});
