@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/parallel.hpp"
+#include "base/units.hpp"
 #include "blockset/blockset.hpp"
 
 namespace agro {
@@ -28,6 +29,9 @@ Task<void> ask_peer(ClusterClient& client, ReportedPeer& report, TimePoint deadl
   report.reachable = stat.has_value();
   if (stat.has_value()) report.store = stat->store;
   if (!stat.has_value()) report.problem = stat.error().message;
+  if (!stat.has_value()) co_return Result<void>();
+  const Result<PeerReport> work = co_await peer->report(deadline);
+  if (work.has_value()) report.work = *work;
   co_return Result<void>();
 }
 
@@ -63,6 +67,38 @@ Task<void> look_at_volumes(Metadata& metadata, ClusterReport& report) {
   co_return Result<void>();
 }
 
+/// What is not where it belongs, or lost.
+void judge_work(ClusterReport& report) {
+  const RingSpec& ring = report.view.ring;
+  if (ring.kind == RingKind::union_) {
+    report.problems.push_back(
+        fmt::format("ring {} is being changed: blocks are moving to their new places", ring.version));
+  }
+  for (const ReportedPeer& peer : report.peers) {
+    if (!peer.work.has_value()) continue;
+    const std::string id = peer.peer.record.id.to_string();
+    const RebalanceReport& rebalance = peer.work->rebalance;
+    if (rebalance.blocks_left > 0) {
+      report.problems.push_back(
+          fmt::format("peer {} holds {} blocks that are misplaced or lack copies ({} to move){}{}", id,
+                      rebalance.blocks_left, format_size(rebalance.bytes_left),
+                      rebalance.problem.empty() ? "" : ": ", rebalance.problem));
+    }
+    const ScrubReport& scrub = peer.work->scrub;
+    if (scrub.lost_blocks > 0) {
+      report.problems.push_back(
+          fmt::format("peer {} has {} damaged blocks without a good copy anywhere", id,
+                      scrub.lost_blocks));
+    }
+    if (!scrub.problem.empty()) {
+      report.problems.push_back(fmt::format("peer {}: scrub: {}", id, scrub.problem));
+    }
+    if (!peer.work->gc.problem.empty()) {
+      report.problems.push_back(fmt::format("peer {}: gc: {}", id, peer.work->gc.problem));
+    }
+  }
+}
+
 void judge(ClusterReport& report) {
   std::size_t member_count = 0;
   std::size_t well_count = 0;
@@ -85,6 +121,7 @@ void judge(ClusterReport& report) {
     report.problems.push_back(fmt::format("{} of {} ring members are well, too few for {} copies",
                                           well_count, member_count, copies));
   }
+  judge_work(report);
   report.healthy = report.problems.empty();
   // From here on what somebody should know and no reason to call the cluster ill.
   for (const ReportedPeer& peer : report.peers) {

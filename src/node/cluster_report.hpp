@@ -17,6 +17,7 @@ struct ReportedPeer {
   bool in_ring = false;
   bool reachable = false;
   std::optional<StoreStats> store{};  // when it answered
+  std::optional<PeerReport> work{};   // what it does in the background, when it answered
   std::string problem{};              // why it did not
 };
 

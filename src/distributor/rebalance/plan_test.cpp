@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "distributor/rebalance/down_times.hpp"
+
 namespace agro {
 namespace {
 
@@ -93,6 +95,23 @@ TEST(RebalancePlanTest, NeverGivesUpWithoutProof) {
     EXPECT_FALSE(plan_block(peers, 9, covered).give_up) << code;
   }
   EXPECT_GT(given_up, 0);
+}
+
+TEST(DownTimesTest, CountsOnlyWithoutInterruption) {
+  using std::chrono::seconds;
+  const TimePoint start{};
+  PeerId a, b;
+  a.bytes[0] = 1;
+  b.bytes[0] = 2;
+  DownTimes times;
+  times.observe({a, b}, start);
+  times.observe({a}, start + seconds(5));
+  times.observe({a, b}, start + seconds(6));
+  EXPECT_EQ(times.longer_than(seconds(10), start + seconds(9)), std::vector<PeerId>{});
+  EXPECT_EQ(times.longer_than(seconds(10), start + seconds(10)), std::vector<PeerId>{a});
+  EXPECT_EQ(times.longer_than(seconds(10), start + seconds(16)), (std::vector<PeerId>{a, b}));
+  times.observe({}, start + seconds(17));
+  EXPECT_EQ(times.longer_than(seconds(0), start + seconds(17)), std::vector<PeerId>{});
 }
 
 }  // namespace
