@@ -3,11 +3,12 @@
 // The smallest interface that etcd, SQLite and memory all provide; what agro keeps in it is in
 // metadata/metadata.hpp, written once over this.
 // Invariants: transactions are atomic, durable on return and totally ordered by revision.
-// Implementations: TempKv (memory), SqliteKv, later EtcdKv; one conformance suite
+// Implementations: TempKv (memory), SqliteKv, EtcdKv; one conformance suite
 // (metadata/kv_conformance.hpp) passes on all. Threading: one loop.
 // Source: DESIGN.md sections 2 and 4.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "base/async.hpp"
+#include "base/clock.hpp"
 
 namespace agro {
 
@@ -70,6 +72,20 @@ class KvWatch {
   virtual void close() = 0;
 };
 
+/// A lease that the store renews without the loop's help. The atomics belong to both threads, the
+/// rest to the loop.
+struct LeaseRenewals {
+  explicit LeaseRenewals(TimePoint granted) : renewed_at(granted), asked_at(granted) {}
+  /// When the last renewal that the store confirmed was sent.
+  std::atomic<TimePoint> renewed_at;
+  /// When the loop last showed that it lives: a process that hangs must not hold its locks for ever.
+  std::atomic<TimePoint> asked_at;
+  bool lost = false;    // the store said that it has ended
+  std::string problem;  // of the last renewal; empty: none
+  /// Notified after each renewal and each failure of one.
+  Event told;
+};
+
 /// Errors of every call: unavailable (try again), timed_out, corrupt, io_error, closed;
 /// outcome_unknown for a transaction whose answer was lost.
 class Kv {
@@ -89,10 +105,23 @@ class Kv {
   virtual Task<std::uint64_t> grant_lease(std::chrono::milliseconds ttl) = 0;
   /// Errors: not_found, when the lease has ended.
   virtual Task<void> keep_alive(std::uint64_t lease) = 0;
+  /// Renews `lease`, sent at `granted`, from a thread of its own from now on, so that a busy loop
+  /// cannot lose it; stops when the answer is dropped, when the lease is lost, and when the loop
+  /// was silent for kLoopSilentTtls times `ttl`. Null where the store cannot: use keep_alive().
+  virtual std::shared_ptr<LeaseRenewals> renew_by_itself(std::uint64_t lease,
+                                                         std::chrono::milliseconds ttl,
+                                                         TimePoint granted);
+  static constexpr int kLoopSilentTtls = 6;
   /// Ends a lease and removes its keys.
   virtual Task<void> revoke_lease(std::uint64_t lease) = 0;
 
   virtual Task<void> close() = 0;
 };
+
+inline std::shared_ptr<LeaseRenewals> Kv::renew_by_itself(std::uint64_t /*lease*/,
+                                                          std::chrono::milliseconds /*ttl*/,
+                                                          TimePoint /*granted*/) {
+  return nullptr;
+}
 
 }  // namespace agro

@@ -1,5 +1,7 @@
 // Lease: kept alive in the background, and honest about when it may be gone.
 //
+// The store renews it by itself where it can (etcd: a thread that data traffic cannot starve), else
+// the loop does.
 // Invariants: valid(now) is true only while the store cannot have ended the lease, by the monotonic
 // clock: it counts from when the last successful renewal was *sent*. Once lost() it never is valid
 // again; unsure (the store is unreachable) it may become valid again by itself, and then nothing
@@ -26,10 +28,12 @@ class Lease {
 
   std::uint64_t id() const { return id_; }
   /// Whether the lease is surely held at `now`. Ask right before each acknowledgment.
-  bool valid(TimePoint now) const { return !lost_ && now < valid_until_; }
+  bool valid(TimePoint now) const { return !lost_ && now < valid_until(); }
   /// Whether the store said that it has ended: get a new one (and Metadata::resume_volume).
   bool lost() const { return lost_; }
-  TimePoint valid_until() const { return valid_until_; }
+  TimePoint valid_until() const {
+    return renewals_ == nullptr ? valid_until_ : renewals_->renewed_at.load() + ttl_;
+  }
   /// Notified when valid() turned false, turned true again, and when the lease is lost.
   Event& changed() { return changed_; }
 
@@ -40,6 +44,10 @@ class Lease {
  private:
   Lease(Env& env, Kv& kv, std::uint64_t id, std::chrono::milliseconds ttl, TimePoint sent);
   Job renew();
+  Job follow_renewals();
+  void renewed(TimePoint sent);
+  void renewal_failed(const std::string& why);
+  void lose(const std::string& why);
   Job watch_validity();
   Awaitable<bool> pause_until(TimePoint at);
 
@@ -47,7 +55,9 @@ class Lease {
   Kv& kv_;
   const std::uint64_t id_;
   const Duration ttl_;
-  TimePoint valid_until_;
+  const std::shared_ptr<LeaseRenewals> renewals_;  // null: the loop renews
+  TimePoint valid_until_;  // as the loop last saw it; never later than valid_until()
+  bool failing_ = false;   // told once, not at every attempt
   bool lost_ = false;
   bool stopping_ = false;
   Event changed_;
