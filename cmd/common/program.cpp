@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <toml++/toml.h>
+#include <utility>
 
 #include "base/log.hpp"
 #include "base/units.hpp"
@@ -57,15 +58,49 @@ Result<std::string> uri_of_profile(const std::string& path, std::string profile)
 }  // namespace
 
 void add_metadata_options(CLI::App& app, MetadataChoice& choice) {
-  app.add_option("-C,--metadata", choice.uri,
-                 "metadata store: sqlite:PATH or temp: (or AGRO_METADATA, or a profile)");
+  CLI::Option* uri = app.add_option(
+      "-C,--metadata", choice.uri,
+      "metadata store: etcd://HOST:PORT,..., sqlite:PATH or temp: (or AGRO_METADATA, or a profile)");
+  CLI::Option* etcd =
+      app.add_option("--etcd", choice.etcd, "metadata in etcd at HOST:PORT,HOST:PORT,...")
+          ->excludes(uri);
+  app.add_option("--etcd-prefix", choice.etcd_prefix, "keys in etcd begin with this")->needs(etcd);
+  app.add_option("--etcd-ca", choice.etcd_ca, "authority that signed etcd's certificates; TLS")
+      ->needs(etcd);
+  app.add_option("--etcd-cert", choice.etcd_certificate, "our certificate for etcd; TLS")
+      ->needs(etcd);
+  app.add_option("--etcd-key", choice.etcd_key, "the key of our certificate")->needs(etcd);
+  app.add_option("--etcd-user", choice.etcd_user, "user of etcd; password by file, or in AGRO_ETCD_PASSWORD")
+      ->needs(etcd);
+  app.add_option("--etcd-password-file", choice.etcd_password_file, "file with the user's password")
+      ->needs(etcd);
   app.add_option("--profile", choice.profile, "profile of the config file to use");
   app.add_option("--config", choice.config,
                  "config file (or AGRO_CONFIG; default ~/.config/agro/config.toml, then "
                  "/etc/agro/config.toml)");
 }
 
+namespace {
+
+std::string etcd_uri(const MetadataChoice& choice) {
+  const std::string_view slash = choice.etcd_prefix.starts_with('/') ? "" : "/";
+  std::string uri = fmt::format("etcd://{}{}{}", choice.etcd, slash, choice.etcd_prefix);
+  char separator = '?';
+  for (const auto& [name, value] : {std::pair{"ca", choice.etcd_ca},
+                                    {"cert", choice.etcd_certificate},
+                                    {"key", choice.etcd_key},
+                                    {"user", choice.etcd_user},
+                                    {"password-file", choice.etcd_password_file}}) {
+    if (value.empty()) continue;
+    uri += fmt::format("{}{}={}", std::exchange(separator, '&'), name, value);
+  }
+  return uri;
+}
+
+}  // namespace
+
 Result<std::string> metadata_uri(const MetadataChoice& choice) {
+  if (!choice.etcd.empty()) return etcd_uri(choice);
   if (!choice.uri.empty()) return choice.uri;
   if (choice.profile.empty()) {
     if (std::string uri = environment("AGRO_METADATA"); !uri.empty()) return uri;
@@ -73,7 +108,8 @@ Result<std::string> metadata_uri(const MetadataChoice& choice) {
   AGRO_TRY(const std::string path, config_path(choice));
   if (!path.empty()) return uri_of_profile(path, choice.profile);
   return fail(Errc::invalid_argument,
-              "no metadata store given: use --metadata sqlite:PATH, set AGRO_METADATA, or write "
+              "no metadata store given: use --etcd HOST:PORT or --metadata sqlite:PATH, set "
+              "AGRO_METADATA, or write "
               "~/.config/agro/config.toml");
 }
 

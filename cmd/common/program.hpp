@@ -11,14 +11,22 @@ namespace agro {
 /// Where the metadata store is, as the user said it.
 struct MetadataChoice {
   std::string uri;      // --metadata, -C
+  // --etcd ENDPOINTS and what goes with it: sugar for an etcd:// URI.
+  std::string etcd;
+  std::string etcd_prefix;
+  std::string etcd_ca;
+  std::string etcd_certificate;
+  std::string etcd_key;
+  std::string etcd_user;
+  std::string etcd_password_file;
   std::string profile;  // --profile
   std::string config;   // --config
 };
 
-/// Adds --metadata/-C, --profile and --config.
+/// Adds --metadata/-C, --etcd and its options, --profile and --config.
 void add_metadata_options(CLI::App& app, MetadataChoice& choice);
 
-/// The URI: the flag, else AGRO_METADATA, else the profile of the config file (--config,
+/// The URI: --metadata or --etcd, else AGRO_METADATA, else the profile of the config file (--config,
 /// AGRO_CONFIG, ~/.config/agro/config.toml, /etc/agro/config.toml), else its default profile.
 /// Errors: invalid_argument, with what to do; not_found (no such profile or file).
 Result<std::string> metadata_uri(const MetadataChoice& choice);

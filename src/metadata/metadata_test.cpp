@@ -1,8 +1,10 @@
-// Metadata over every store. Method: two clients, A and B, each with its own Kv; simulated time.
+// Metadata over every store. Method: two clients, A and B, each with its own Kv; simulated time,
+// but over etcd.
 #include "metadata/metadata.hpp"
 
 #include <algorithm>
 
+#include "metadata/etcd/etcd_testing.hpp"
 #include "metadata/keys.hpp"
 #include "metadata/lease.hpp"
 #include "metadata/test_support.hpp"
@@ -35,7 +37,7 @@ class MetadataTest : public ::testing::Test {
     test().must(kv_a->close());
     test().must(kv_b->close());
   }
-  TestEnv& test() { return backend.test; }
+  auto& test() { return backend.test; }
 
   void init() {
     ClusterRecord cluster;
@@ -73,7 +75,7 @@ class MetadataTest : public ::testing::Test {
   Metadata b{backend.test.env, *kv_b};
 };
 
-using Backends = ::testing::Types<TempBackend, SqliteBackend>;
+using Backends = ::testing::Types<TempBackend, SqliteBackend, EtcdBackend>;
 TYPED_TEST_SUITE(MetadataTest, Backends);
 
 TYPED_TEST(MetadataTest, BeforeInit) {
@@ -302,14 +304,13 @@ TYPED_TEST(MetadataTest, RaceForTheLock) {
   const VolumeRecord demo = this->create("demo");
   int rounds = 30;
   std::vector<std::uint64_t> epochs;
+  TaskGroup jobs(this->test().sim.executor());
   for (int job = 0; job < 4; ++job) {
     Kv& kv = job % 2 == 0 ? *this->kv_a : *this->kv_b;
     Metadata& metadata = job % 2 == 0 ? this->a : this->b;
-    spawn(this->test().sim.executor(),
-          open_and_close(metadata, demo.id, this->lease(kv), &rounds, &epochs));
+    jobs.spawn(open_and_close(metadata, demo.id, this->lease(kv), &rounds, &epochs));
   }
-  ASSERT_TRUE(this->test().sim.run_until([&] { return rounds <= 0; }));
-  this->test().sim.poll();
+  ASSERT_TRUE(this->test().sim.run_until([&] { return jobs.count() == 0; }));
   ASSERT_GE(epochs.size(), 30U);
   for (std::size_t index = 0; index < epochs.size(); ++index) EXPECT_EQ(epochs[index], index + 1);
 }

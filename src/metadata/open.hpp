@@ -9,10 +9,11 @@
 
 namespace agro {
 
-/// "sqlite:PATH" (a file of this machine), "temp:" (a new, empty store in this process's memory).
+/// "etcd://HOST:PORT,HOST:PORT[/PREFIX][?OPTIONS]" (metadata/etcd/etcd_uri.hpp), "sqlite:PATH" (a
+/// file of this machine), "temp:" (a new, empty store in this process's memory).
 /// `create` makes the sqlite file and its directory when there is none. `env` outlives the store.
-/// Errors: invalid_argument (no such scheme); not_supported (etcd://, a later version);
-/// not_found, corrupt, not_supported (foreign or newer file), io_error for files.
+/// Errors: invalid_argument (no such scheme; etcd refuses us); unavailable, timed_out (no etcd
+/// answers); not_found, corrupt, not_supported (foreign or newer file), io_error for files.
 Task<std::unique_ptr<Kv>> open_kv(Env& env, std::string uri, bool create);
 
 }  // namespace agro

@@ -43,9 +43,11 @@ class NoNetwork final : public Network {
   static tl::unexpected<Error> none() { return fail(Errc::not_supported, "no such network"); }
 };
 
-class TestEnv {
+/// An Env over `Loop`: simulated time, or real time for stores that are processes of their own.
+template <class Loop>
+class BasicTestEnv {
  public:
-  SimLoop sim;
+  Loop sim;
   Random random{1};
   DirectoriesOnlyDisk disk;
   NoNetwork network;
@@ -72,12 +74,13 @@ class TestEnv {
     if (!result.has_value()) ADD_FAILURE() << result.error().to_string();
   }
 };
+using TestEnv = BasicTestEnv<SimLoop>;
 
 /// A directory that goes with the test.
 class TestDirectory {
  public:
-  TestDirectory() {
-    std::string path = ::testing::TempDir() + "agro_metadata_XXXXXX";
+  explicit TestDirectory(const std::string& in = ::testing::TempDir()) {
+    std::string path = in + "/agro_metadata_XXXXXX";
     if (::mkdtemp(path.data()) == nullptr) ADD_FAILURE() << "mkdtemp " << path;
     path_ = path;
   }
@@ -120,6 +123,8 @@ class TempBackend {
  public:
   TestEnv test;
   std::unique_ptr<Kv> connect() { return store_.connect(); }
+  /// Forgets changes up to `revision`, where the store does not by itself.
+  void forget_history(std::uint64_t /*revision*/) {}
 
  private:
   TempKvStore store_{test.sim.clock(), kTestHistoryCount};
@@ -140,6 +145,7 @@ class SqliteBackend {
     options.processes = std::make_shared<FakeProcesses>(processes);
     return test.must(open_sqlite_kv(test.env, std::move(options)));
   }
+  void forget_history(std::uint64_t /*revision*/) {}
 
  private:
   TestDirectory directory_;

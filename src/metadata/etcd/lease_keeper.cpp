@@ -1,0 +1,85 @@
+#include "metadata/etcd/lease_keeper.hpp"
+
+#include <algorithm>
+
+namespace agro {
+
+using std::chrono::milliseconds;
+
+LeaseKeeper::LeaseKeeper(EtcdClient& client, const Clock& clock, Executor loop)
+    : client_(client), clock_(clock), loop_(loop) {}
+
+LeaseKeeper::~LeaseKeeper() { stop(); }
+
+std::shared_ptr<LeaseRenewals> LeaseKeeper::keep(std::uint64_t lease, Duration ttl,
+                                                 TimePoint granted) {
+  auto renewals = std::make_shared<LeaseRenewals>(granted);
+  const std::lock_guard lock(mutex_);
+  kept_.push_back({.lease = lease, .ttl = ttl, .due = granted + ttl / 3, .renewals = renewals});
+  if (!thread_.joinable() && !stopping_) thread_ = std::thread([this] { run(); });
+  wake_.notify_all();
+  return renewals;
+}
+
+void LeaseKeeper::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    wake_.notify_all();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void LeaseKeeper::drop_unwanted() {
+  const TimePoint now = clock_.now();
+  std::erase_if(kept_, [now](const Kept& kept) {
+    const bool dropped = kept.renewals.use_count() == 1;
+    return dropped || now - kept.renewals->asked_at.load() > Kv::kLoopSilentTtls * kept.ttl;
+  });
+}
+
+void LeaseKeeper::run() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    drop_unwanted();
+    const auto next = std::min_element(
+        kept_.begin(), kept_.end(), [](const Kept& a, const Kept& b) { return a.due < b.due; });
+    if (next == kept_.end()) {
+      wake_.wait(lock);
+      continue;
+    }
+    const Duration left = next->due - clock_.now();
+    if (left > Duration::zero()) {
+      wake_.wait_for(lock, left);
+      continue;
+    }
+    const Kept kept = *next;
+    lock.unlock();
+    const TimePoint due = renew(kept);
+    lock.lock();
+    // keep() may have moved the entries meanwhile.
+    for (Kept& entry : kept_) {
+      if (entry.renewals == kept.renewals) entry.due = due;
+    }
+  }
+}
+
+TimePoint LeaseKeeper::renew(const Kept& kept) {
+  const TimePoint sent = clock_.now();
+  const auto timeout = std::clamp(std::chrono::duration_cast<milliseconds>(kept.ttl / 6),
+                                  milliseconds(300), milliseconds(3000));
+  const Result<void> answer = client_.keep_alive(kept.lease, timeout);
+  const bool lost = answer.code() == Errc::not_found;
+  if (answer.has_value()) kept.renewals->renewed_at = sent;
+  asio::post(loop_, [renewals = kept.renewals, lost,
+                     problem = answer.has_value() ? "" : answer.error().message] {
+    renewals->lost |= lost;
+    renewals->problem = problem;
+    renewals->told.notify_all();
+  });
+  if (answer.has_value()) return sent + kept.ttl / 3;
+  if (lost) return TimePoint::max();
+  return clock_.now() + std::min(kept.ttl / 10, Duration(std::chrono::seconds(1)));
+}
+
+}  // namespace agro
