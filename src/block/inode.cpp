@@ -265,7 +265,8 @@ Task<void> Inode::write_block(BlockRef ref, std::shared_ptr<AlignedBuffer> buffe
   const SharedBytes block{buffer, buffer->bytes().first(size)};
   WriteOptions options;
   options.reserve = true;
-  co_return co_await blockset_.write(ref, block, options);
+  AGRO_CO_TRY_OK(co_await blockset_.write(ref, block, options));
+  co_return Result<void>();
 }
 
 std::size_t Inode::root_size() const {

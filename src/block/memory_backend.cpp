@@ -18,7 +18,18 @@ Result<void> MemoryBackend::state() const {
   return {};
 }
 
-Task<void> MemoryBackend::write(BlockRef ref, SharedBytes block, WriteOptions options) {
+Reached MemoryBackend::reached() const {
+  Reached reached;
+  for (std::uint32_t number = 1; number <= kMembers; ++number) {
+    PeerId id;
+    id.bytes[0] = static_cast<std::uint8_t>(number);
+    reached.members.push_back(id);
+    if (number > missing_) reached.answered.push_back(id);
+  }
+  return reached;
+}
+
+Task<std::uint32_t> MemoryBackend::write(BlockRef ref, SharedBytes block, WriteOptions options) {
   AGRO_CO_TRY_OK(state());
   const SharedBytes copy = copy_shared(block.bytes);
   co_await delay();
@@ -31,9 +42,18 @@ Task<void> MemoryBackend::write(BlockRef ref, SharedBytes block, WriteOptions op
   const std::uint64_t limit =
       options.reserve ? blocks_.capacity : blocks_.capacity - blocks_.reserve;
   if (blocks_.used() + copy.size() > limit) co_return fail(Errc::out_of_space, "full");
+  const std::uint32_t copies = std::min(copy_count(), kMembers - missing_);
+  const std::uint32_t least = options.min_copies != 0 ? options.min_copies : copy_count();
+  if (copies < least) co_return fail(Errc::no_quorum, "too few members");
   blocks_.blocks.emplace(ref, copy);
+  if (copies == copy_count()) {
+    blocks_.copies.erase(ref);
+  } else {
+    blocks_.copies[ref] = copies;
+  }
   if (random_.chance(1, 4)) co_await delay();
-  co_return state();
+  AGRO_CO_TRY_OK(state());
+  co_return copies;
 }
 
 Task<void> MemoryBackend::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
@@ -67,27 +87,31 @@ Task<void> MemoryBackend::remove(std::vector<BlockRef> refs) {
   co_return Result<void>();
 }
 
-Task<Listing> MemoryBackend::list(BlockFilter filter) {
+Task<Listing> MemoryBackend::list(BlockFilter filter, std::uint32_t /*missing_allowed*/) {
   co_await delay();
   AGRO_CO_TRY_OK(state());
   Listing listing;
   listing.unreachable_count = missing_;
+  listing.reached = reached();
   for (const auto& [ref, block] : blocks_.blocks) {
     if (filter.volume && ref.volume != *filter.volume) continue;
     if (filter.type && ref.type != *filter.type) continue;
     if (filter.epoch && ref.epoch != *filter.epoch) continue;
     if (ref.index < filter.index_from) continue;
-    listing.entries.push_back({ref, static_cast<std::uint32_t>(block.size()), 2});
+    const auto fewer = blocks_.copies.find(ref);
+    const std::uint32_t copies = fewer == blocks_.copies.end() ? copy_count() : fewer->second;
+    listing.entries.push_back({ref, static_cast<std::uint32_t>(block.size()), copies});
   }
   co_return listing;
 }
 
-Task<std::uint32_t> MemoryBackend::fence(VolumeId volume, Epoch epoch) {
+Task<Reached> MemoryBackend::fence(VolumeId volume, Epoch epoch,
+                                   std::uint32_t /*missing_allowed*/) {
   co_await delay();
   AGRO_CO_TRY_OK(state());
   if (blocks_.fences[volume] > epoch) co_return fail(Errc::fenced, "fenced");
   blocks_.fences[volume] = epoch;
-  co_return missing_;
+  co_return reached();
 }
 
 Space MemoryBackend::space() const {

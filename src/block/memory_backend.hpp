@@ -13,6 +13,7 @@ namespace agro {
 /// What survives a crash of the client: the blocks the peers have.
 struct MemoryBlocks {
   std::map<BlockRef, SharedBytes> blocks;
+  std::map<BlockRef, std::uint32_t> copies;  // of blocks with fewer than all
   std::map<VolumeId, Epoch> fences;
   std::uint64_t capacity = UINT64_MAX;  // bytes, beyond which writes get out_of_space
   std::uint64_t reserve = 0;            // bytes of it for reserved writes only
@@ -28,24 +29,32 @@ class MemoryBackend final : public BlockBackend {
   void crash() { crashed_ = true; }
   /// Every operation fails with this code until set to ok.
   void fail_with(Errc code) { failure_ = code; }
-  /// Members that fence() and list() report as unreachable.
-  void set_missing(std::uint32_t count) { missing_ = count; }
+  /// Of kMembers members, so many do not answer fence() and list(), and hold no copy of a write.
+  void set_missing(std::uint32_t count) {
+    missing_ = count;
+    peers_changed_.notify_all();
+  }
+  static constexpr std::uint32_t kMembers = 3;
 
-  Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) override;
+  Task<std::uint32_t> write(BlockRef ref, SharedBytes block, WriteOptions options) override;
   Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
                   ReadOptions options) override;
   std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
                                        const ReadOptions& options) override;
   Task<SharedBytes> read_block(BlockRef ref, ReadOptions options) override;
   Task<void> remove(std::vector<BlockRef> refs) override;
-  Task<Listing> list(BlockFilter filter) override;
-  Task<std::uint32_t> fence(VolumeId volume, Epoch epoch) override;
+  Task<Listing> list(BlockFilter filter, std::uint32_t missing_allowed = 0) override;
+  Task<Reached> fence(VolumeId volume, Epoch epoch, std::uint32_t missing_allowed = 0) override;
   std::uint32_t copy_count() const override { return 2; }
+  std::uint32_t sure_copies() const override { return 2; }
+  std::uint32_t ready_count() const override { return kMembers - missing_; }
+  Event& peers_changed() override { return peers_changed_; }
   std::uint32_t block_size() const override { return block_size_; }
   Space space() const override;
 
  private:
   Awaitable<void> delay();
+  Reached reached() const;
   Result<void> state() const;
 
   MemoryBlocks& blocks_;
@@ -55,6 +64,7 @@ class MemoryBackend final : public BlockBackend {
   bool crashed_ = false;
   Errc failure_ = Errc::ok;
   std::uint32_t missing_ = 0;
+  Event peers_changed_;
 };
 
 }  // namespace agro

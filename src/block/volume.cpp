@@ -41,10 +41,7 @@ Task<std::unique_ptr<Volume>> Volume::open(Env& env, BlockBackend& backend, Bloc
   volume->jobs_.spawn(volume->follow_lease());
   Result<void> recovered = co_await volume->recover(head);
   if (!recovered.has_value()) {
-    volume->stopping_jobs_ = true;
-    volume->stopping_.notify_all();
-    volume->progress_.notify_all();
-    lease.changed().notify_all();
+    volume->stop_jobs();
     co_await volume->jobs_.join();
     co_return fail(with_context(std::move(recovered).error(), fmt::format("volume {}", id.value)));
   }
@@ -100,26 +97,27 @@ Task<void> Volume::write_zeroes(std::uint64_t offset, std::uint64_t size, bool m
   co_return check_usable();
 }
 
-namespace {
-
-/// Sets a flag when the deadline comes, so that what waits in a suspended volume gives up.
-Job end_at(Clock& clock, TimePoint deadline, std::shared_ptr<bool> done, bool& stopping,
-           Event& first, Event& second) {
-  while (!*done && clock.now() < deadline) {
-    co_await sleep_until(clock, std::min(deadline, clock.now() + std::chrono::milliseconds(20)));
+/// Wakes everything that waits here, so that it sees that it is to stop.
+void Volume::stop_jobs() {
+  stopping_jobs_ = true;
+  for (Event* event : {&stopping_, &progress_, &opened_, &checkpoint_wanted_, &clean_wanted_,
+                       &lease_.changed(), &backend_.peers_changed()}) {
+    event->notify_all();
   }
-  if (*done) co_return;
-  stopping = true;
-  first.notify_all();
-  second.notify_all();
 }
 
-}  // namespace
+/// What waits in a suspended volume gives up when the deadline comes.
+Job Volume::stop_at(TimePoint deadline, std::shared_ptr<bool> done) {
+  while (!*done && env_.clock.now() < deadline) {
+    const TimePoint look_again = env_.clock.now() + std::chrono::milliseconds(20);
+    co_await sleep_until(env_.clock, std::min(deadline, look_again));
+  }
+  if (!*done) stop_jobs();
+}
 
 Task<void> Volume::close() {
   auto done = std::make_shared<bool>(false);
-  jobs_.spawn(end_at(env_.clock, env_.clock.now() + options_.close_deadline, done, stopping_jobs_,
-                     stopping_, progress_));
+  jobs_.spawn(stop_at(env_.clock.now() + options_.close_deadline, done));
   Result<void> result = co_await flush();
   if (!result.has_value()) {
     const std::string& why = suspended_.empty() ? result.error().message : suspended_;
@@ -134,11 +132,7 @@ Task<void> Volume::close() {
     }
   }
   *done = true;
-  stopping_jobs_ = true;
-  for (Event* event : {&stopping_, &progress_, &opened_, &checkpoint_wanted_, &clean_wanted_}) {
-    event->notify_all();
-  }
-  lease_.changed().notify_all();
+  stop_jobs();
   co_await jobs_.join();
   co_return result;
 }

@@ -62,6 +62,10 @@ struct VolumeOptions {
   Duration retry_after = std::chrono::milliseconds(100);
   Duration close_deadline = std::chrono::seconds(10);
   bool cleaner = true;
+  /// Copies that blocks of the last writer are sure to have, when it recorded fewer than all; 0: all.
+  std::uint32_t degraded_copies = 0;
+  /// Open the volume although peers are missing that may hold flushed data.
+  bool force_recovery = false;
 };
 
 /// What a status line and `agroctl status` show.
@@ -151,6 +155,8 @@ class Volume final : public BlockDevice {
   Result<void> check_usable() const;
   Result<void> check_range(std::uint64_t offset, std::uint64_t size) const;
   void start_jobs();
+  void stop_jobs();
+  Job stop_at(TimePoint deadline, std::shared_ptr<bool> done);
 
   // volume_log.cpp: the way of a write
   bool has_write_room() const;
@@ -195,7 +201,9 @@ class Volume final : public BlockDevice {
 
   // volume_recovery.cpp
   Task<void> recover(LogHead head);
-  Task<std::vector<BlockRef>> replay_log(LogHead head, bool all_reachable);
+  std::uint32_t sure_copies() const;
+  Result<void> check_missing(const std::vector<PeerId>& missing) const;
+  Task<std::vector<BlockRef>> replay_log(LogHead head, Reached fenced);
   Task<void> replay_block(Listing::Entry entry, SharedBytes& block);
   Result<void> apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload);
   Job sweep();

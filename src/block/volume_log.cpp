@@ -196,7 +196,7 @@ Job Volume::write_block(std::uint64_t sequence, SharedBytes block, bool reserve)
   while (!stopping_jobs_) {
     WriteOptions write_options;
     write_options.reserve = reserve;
-    const Result<void> written = co_await blockset_->write(ref, block, write_options);
+    const Result<std::uint32_t> written = co_await blockset_->write(ref, block, write_options);
     if (written.has_value()) {
       suspended_.clear();
       block_is_durable(sequence);
@@ -216,7 +216,7 @@ Job Volume::write_block(std::uint64_t sequence, SharedBytes block, bool reserve)
       reserve = true;
       continue;
     }
-    co_await wait_until(stopping_, env_.clock, env_.clock.now() + pause);
+    co_await wait_until(backend_.peers_changed(), env_.clock, env_.clock.now() + pause);
     pause = std::min<Duration>(pause * 2, std::chrono::seconds(1));
   }
 }

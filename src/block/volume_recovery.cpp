@@ -25,13 +25,9 @@ constexpr std::size_t kReplayAtOnce = 16;
 }  // namespace
 
 Task<void> Volume::recover(LogHead head) {
-  AGRO_CO_TRY(const std::uint32_t missing, co_await backend_.fence(id_, lease_.epoch()));
-  if (missing >= blockset_->copy_count()) {
-    co_return fail(Errc::no_quorum,
-                   fmt::format("{} peers of the ring cannot be reached, and blocks have {} copies: "
-                               "flushed data might be missed; start the peers and try again",
-                               missing, blockset_->copy_count()));
-  }
+  const std::uint32_t sure = sure_copies();
+  AGRO_CO_TRY(const Reached fenced, co_await backend_.fence(id_, lease_.epoch(), sure - 1));
+  AGRO_CO_TRY_OK(check_missing(missing_in(fenced, fenced)));
   if (head.checkpoint_epoch.value != 0) {
     const BlockRef root{id_, head.checkpoint_epoch, head.root_index, BlockType::inode};
     AGRO_CO_TRY(const InodeMeta meta, co_await inode_.load_root(root));
@@ -42,20 +38,50 @@ Task<void> Volume::recover(LogHead head) {
     head.sequence = meta.covered_sequence;
   }
   last_sequence_ = durable_sequence_ = covered_sequence_ = head.sequence;
-  AGRO_CO_TRY(const std::vector<BlockRef> beyond, co_await replay_log(head, missing == 0));
+  AGRO_CO_TRY(const std::vector<BlockRef> beyond, co_await replay_log(head, fenced));
   AGRO_CO_TRY_OK(co_await checkpoint());
   remember_committed_refs();
   delete_blocks(beyond);
   co_return Result<void>();
 }
 
-Task<std::vector<BlockRef>> Volume::replay_log(LogHead head, bool all_reachable) {
+/// The fewest copies that blocks which were acknowledged are sure to have.
+std::uint32_t Volume::sure_copies() const {
+  std::uint32_t sure = std::min(blockset_->copy_count(), backend_.sure_copies());
+  if (options_.degraded_copies != 0) sure = std::min(sure, options_.degraded_copies);
+  return std::max(sure, 1U);
+}
+
+/// Refuses to go on when members are missing that may hold all copies of something flushed.
+Result<void> Volume::check_missing(const std::vector<PeerId>& missing) const {
+  if (missing.size() < sure_copies()) return {};
+  std::string names;
+  for (const PeerId& id : missing) names += (names.empty() ? "" : ", ") + id.to_string();
+  const std::string text = fmt::format(
+      "{} peers of the ring cannot be reached ({}), and no more than {} copies of a block are sure{}",
+      missing.size(), names, sure_copies(),
+      options_.degraded_copies != 0 ? " (fewer than usual peers were alive)" : "");
+  if (options_.force_recovery) {
+    log_error("volume {}: {}: going on, as --force-recovery said. Writes that were flushed last may "
+              "be lost, and what only these peers have cannot be read until they are back",
+              id_.value, text);
+    return {};
+  }
+  return fail(Errc::no_quorum,
+              text + ": flushed data might be missed; start the peers and try again, or give "
+                     "'agroblock nbdserve --force-recovery VOLUME', which may lose what was written last");
+}
+
+Task<std::vector<BlockRef>> Volume::replay_log(LogHead head, Reached fenced) {
   BlockFilter filter;
   filter.volume = id_;
   filter.type = BlockType::data;
   filter.epoch = head.epoch;
   filter.index_from = head.sequence + 1;
-  AGRO_CO_TRY(const Listing listing, co_await backend_.list(filter));
+  AGRO_CO_TRY(const Listing listing, co_await backend_.list(filter, sure_copies() - 1));
+  // Only whom an old writer can no longer add to can say where its log ends.
+  const std::vector<PeerId> missing = missing_in(fenced, listing.reached);
+  AGRO_CO_TRY_OK(check_missing(missing));
   std::size_t run = 0;
   while (run < listing.entries.size() &&
          listing.entries[run].ref.index == head.sequence + 1 + run) {
@@ -77,7 +103,7 @@ Task<std::vector<BlockRef>> Volume::replay_log(LogHead head, bool all_reachable)
   }
   if (run > 0) {
     log_info("volume {}: replayed {} blocks after the checkpoint{}", id_.value, run,
-             all_reachable ? "" : ", some peers are missing");
+             missing.empty() ? "" : ", some peers are missing");
   }
   std::vector<BlockRef> beyond;
   for (std::size_t index = run; index < listing.entries.size(); ++index) {
@@ -92,7 +118,8 @@ Task<void> Volume::replay_block(Listing::Entry entry, SharedBytes& block) {
   WriteOptions write_options;
   write_options.repair = true;
   write_options.reserve = true;
-  co_return co_await blockset_->write(entry.ref, block, write_options);
+  AGRO_CO_TRY_OK(co_await blockset_->write(entry.ref, block, write_options));
+  co_return Result<void>();
 }
 
 Result<void> Volume::apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload) {

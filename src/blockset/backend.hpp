@@ -1,7 +1,7 @@
 // Block backend: the blocks of the whole cluster, as a blockset and a volume see them.
 //
 // The distributor is one, and so is every layer of a blockset (blockset/blockset.hpp) above it.
-// Invariants: write() returns success only when as many copies as asked for are durable.
+// Invariants: write() returns success only when as many copies as it says are durable, on distinct peers.
 // Threading: one loop. Source: DESIGN.md sections 3 and 5.
 #pragma once
 
@@ -13,6 +13,7 @@
 #include "base/async.hpp"
 #include "base/bytes.hpp"
 #include "core/block_ref.hpp"
+#include "core/uuid.hpp"
 #include "storage/block_store.hpp"
 
 namespace agro {
@@ -35,21 +36,36 @@ struct WriteOptions {
   /// The block exists and lacks copies (recovery, re-replication): peers store it even below the
   /// volume's fence, which is there to stop new blocks of an old writer.
   bool repair = false;
+  /// Fewest copies that will do when no more can be had: the other peers are gone, or silent for
+  /// some time. 0: all of copy_count. Whoever acknowledges fewer must have recorded it before.
+  std::uint8_t min_copies = 0;
+  /// So few were acknowledged before: do not wait for peers that are known to be silent.
+  bool hasty = false;
 };
 
 struct ReadOptions {
   const ReadCheck* check = nullptr;  // outlives the await; null: take the bytes as they are
 };
 
+/// Which members of the ring took part in a question to everybody.
+struct Reached {
+  std::vector<PeerId> members;   // sorted
+  std::vector<PeerId> answered;  // of the members; sorted
+};
+
+/// The members that did not take part in both. Sorted.
+std::vector<PeerId> missing_in(const Reached& first, const Reached& second);
+
 /// What list() found, over all peers that answered.
 struct Listing {
   struct Entry {
     BlockRef ref;
     std::uint32_t size = 0;
-    std::uint32_t copy_count = 0;  // on how many peers
+    std::uint32_t copy_count = 0;  // on how many members of the ring
   };
   std::vector<Entry> entries;          // sorted by ref
   std::uint32_t unreachable_count = 0; // ring members that did not answer
+  Reached reached;
 };
 
 struct Space {
@@ -67,10 +83,11 @@ class BlockBackend {
 
   /// Stores a block with its copies, durably. Shape: page-aligned, padded to whole pages, up to
   /// block_size(). A peer that fails or is slow is passed over for the next of the permutation.
-  /// Errors: fenced (any peer said so: the writer is no longer one), out_of_space (nothing frees
-  /// up on its own: retry after space was freed), no_quorum (too few peers alive: retry later),
-  /// closed. After no_quorum and out_of_space some copies may exist; writing again is fine.
-  virtual Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) = 0;
+  /// Returns how many copies are durable: copy_count, or fewer down to min_copies when no more can
+  /// be had. Errors: fenced (any peer said so: the writer is no longer one), out_of_space (nothing
+  /// frees up on its own: retry after space was freed), no_quorum (too few peers alive: retry when
+  /// peers_changed()), closed. After an error some copies may exist; writing again is fine.
+  virtual Task<std::uint32_t> write(BlockRef ref, SharedBytes block, WriteOptions options) = 0;
 
   /// Fills `out` from byte `offset` of the block, from whichever copy is right and near. A copy
   /// that fails the check is counted and repaired from a good one in the background.
@@ -89,15 +106,23 @@ class BlockBackend {
   /// Deletes all copies that can be reached. Copies on absent peers stay until gc finds them.
   virtual Task<void> remove(std::vector<BlockRef> refs) = 0;
 
-  /// Blocks that match, on every reachable peer. Shape: filter.volume is set.
-  virtual Task<Listing> list(BlockFilter filter) = 0;
+  /// Blocks that match, on every reachable peer. Shape: filter.volume is set. With at most
+  /// `missing_allowed` members missing, it does not wait long for a silent one; 0: for all.
+  virtual Task<Listing> list(BlockFilter filter, std::uint32_t missing_allowed = 0) = 0;
 
-  /// Tells every reachable peer to refuse lower epochs. Returns how many ring members could not be
-  /// told. Errors: fenced, when a peer already refuses `epoch` itself.
-  virtual Task<std::uint32_t> fence(VolumeId volume, Epoch epoch) = 0;
+  /// Tells every reachable peer to refuse lower epochs, and returns who was told. `missing_allowed`
+  /// as in list(). Errors: fenced, when a peer already refuses `epoch` itself.
+  virtual Task<Reached> fence(VolumeId volume, Epoch epoch, std::uint32_t missing_allowed = 0) = 0;
 
   /// Copies of a block when WriteOptions::copy_count is 0.
   virtual std::uint32_t copy_count() const = 0;
+  /// Copies that blocks written until now are sure to have, unless their writer recorded fewer:
+  /// lower than copy_count() while the ring is changed to more.
+  virtual std::uint32_t sure_copies() const = 0;
+  /// Ring members that a write has a chance with now: connected, and not known to be silent.
+  virtual std::uint32_t ready_count() const = 0;
+  /// Notified when a peer was connected or lost, or the ring has changed.
+  virtual Event& peers_changed() = 0;
   virtual std::uint32_t block_size() const = 0;
   /// From what peers last said; cheap.
   virtual Space space() const = 0;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "blockset/crc.hpp"
@@ -44,7 +45,7 @@ class BaseLayer final : public Blockset {
     }
     return fail(Errc::corrupt, fmt::format("block {}: no footer", ref.to_string()));
   }
-  Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) override {
+  Task<std::uint32_t> write(BlockRef ref, SharedBytes block, WriteOptions options) override {
     return backend_.write(ref, std::move(block), options);
   }
   Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
@@ -80,7 +81,7 @@ class PassLayer : public Blockset {
   Result<SharedBytes> payload(const BlockRef& ref, SharedBytes block) const override {
     return next_->payload(ref, std::move(block));
   }
-  Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) override {
+  Task<std::uint32_t> write(BlockRef ref, SharedBytes block, WriteOptions options) override {
     return next_->write(ref, std::move(block), options);
   }
   Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
@@ -120,7 +121,7 @@ class CrcLayer final : public PassLayer {
     AGRO_TRY(const std::uint32_t size, crc_verify_block(ref, block.bytes));
     return block.sub(0, size);
   }
-  Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) override {
+  Task<std::uint32_t> write(BlockRef ref, SharedBytes block, WriteOptions options) override {
     options.checksummed = true;
     return next().write(ref, std::move(block), options);
   }
@@ -148,7 +149,7 @@ class ReplicationLayer final : public PassLayer {
  public:
   ReplicationLayer(std::unique_ptr<Blockset> next, std::uint32_t copy_count)
       : PassLayer(std::move(next)), copy_count_(copy_count) {}
-  Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) override {
+  Task<std::uint32_t> write(BlockRef ref, SharedBytes block, WriteOptions options) override {
     options.copy_count = static_cast<std::uint8_t>(copy_count_);
     return next().write(ref, std::move(block), options);
   }
@@ -218,6 +219,21 @@ Result<BlocksetSpec> parse_blockset_spec(std::string_view text) {
     if (last) return spec;
     rest.remove_prefix(comma + 1);
   }
+}
+
+std::vector<PeerId> missing_in(const Reached& first, const Reached& second) {
+  std::vector<PeerId> missing;
+  for (const Reached* one : {&first, &second}) {
+    for (const PeerId& id : one->members) {
+      const auto answered = [&id](const Reached& reached) {
+        return std::binary_search(reached.answered.begin(), reached.answered.end(), id);
+      };
+      if (!answered(first) || !answered(second)) missing.push_back(id);
+    }
+  }
+  std::sort(missing.begin(), missing.end());
+  missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
+  return missing;
 }
 
 std::unique_ptr<Blockset> make_blockset(const BlocksetSpec& spec, BlockBackend& backend) {

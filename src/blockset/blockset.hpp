@@ -54,8 +54,8 @@ class Blockset {
   /// The payload of a whole block. Errors: corrupt.
   virtual Result<SharedBytes> payload(const BlockRef& ref, SharedBytes block) const = 0;
 
-  /// Writes a sealed block. Errors: those of BlockBackend::write.
-  virtual Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) = 0;
+  /// Writes a sealed block; returns its copies. Errors: those of BlockBackend::write.
+  virtual Task<std::uint32_t> write(BlockRef ref, SharedBytes block, WriteOptions options) = 0;
   /// Fills `out` with whole pages of the payload. Errors: those of BlockBackend::read.
   virtual Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
                           ReadOptions options) = 0;

@@ -22,12 +22,16 @@ Distributor::Distributor(Env env, std::uint32_t block_size, DistributorOptions o
       repaired_replicas_(
           env.metrics.get("agro_repaired_replicas_total", "Bad copies replaced from a good one")) {}
 
-Distributor::~Distributor() { AGRO_ASSERT(call_count_ == 0 && jobs_.count() == 0); }
+Distributor::~Distributor() {
+  AGRO_ASSERT(call_count_ == 0 && jobs_.count() == 0);
+  for (const auto& [id, state] : peers_) state->peer->on_connection({});
+}
 
 void Distributor::set_ring(std::shared_ptr<const Ring> ring) {
   ring_ = std::move(ring);
   match_members();
   ring_changed_.notify_all();
+  peers_changed_.notify_all();
 }
 
 void Distributor::set_peers(std::map<PeerId, std::shared_ptr<Peer>> peers) {
@@ -43,10 +47,25 @@ void Distributor::set_peers(std::map<PeerId, std::shared_ptr<Peer>> peers) {
         std::move(peer),
         env_.metrics.get("agro_peer_requests_total" + label, "Requests sent to a peer"),
         env_.metrics.get("agro_peer_errors_total" + label, "Requests to a peer that failed"), 0,
-        TimePoint()});
+        TimePoint(), Duration(0)});
+    listen(states[id]);
+  }
+  for (const auto& [id, state] : peers_) {
+    const auto kept = states.find(id);
+    if (kept == states.end() || kept->second != state) state->peer->on_connection({});
   }
   peers_ = std::move(states);
   match_members();
+  peers_changed_.notify_all();
+}
+
+void Distributor::listen(const PeerPtr& state) {
+  state->peer->on_connection([this, weak = std::weak_ptr<PeerState>(state)] {
+    // It said hello: it does answer.
+    const PeerPtr changed = weak.lock();
+    if (changed != nullptr && changed->peer->connected()) changed->suspect_until = TimePoint();
+    peers_changed_.notify_all();
+  });
 }
 
 Distributor::PeerPtr Distributor::find_peer(const PeerId& id) const {
@@ -69,13 +88,24 @@ bool Distributor::is_suspect(const PeerState& state) const {
   return state.slow_count > 0 || env_.clock.now() < state.suspect_until;
 }
 
+/// A peer that stays silent is tried less and less often.
+void Distributor::suspect(PeerState& state) {
+  const TimePoint now = env_.clock.now();
+  if (now < state.suspect_until) return;
+  state.suspicion = std::clamp(2 * state.suspicion, options_.suspicion, options_.suspicion_max);
+  state.suspect_until = now + state.suspicion;
+}
+
 void Distributor::note(PeerState& state, Errc code) {
   // These answers are no fault of the peer's.
   const bool fine = code == Errc::ok || code == Errc::not_found || code == Errc::fenced ||
                     code == Errc::out_of_space || code == Errc::stale_ring;
   if (!fine) state.errors.add();
-  if (code == Errc::timed_out) state.suspect_until = env_.clock.now() + options_.suspicion;
-  if (code == Errc::ok) state.suspect_until = TimePoint();
+  if (code == Errc::timed_out) suspect(state);
+  if (code == Errc::ok) {
+    state.suspect_until = TimePoint();
+    state.suspicion = Duration(0);
+  }
 }
 
 std::vector<Distributor::PeerPtr> Distributor::connected_peers() const {
@@ -96,8 +126,49 @@ std::uint32_t Distributor::members_missing(const std::vector<PeerPtr>& answered)
   return missing;
 }
 
+Reached Distributor::reached(const std::vector<PeerPtr>& answered) const {
+  Reached reached;
+  if (ring_ == nullptr) return reached;
+  for (std::size_t index = 0; index < member_peers_.size(); ++index) {
+    const PeerId& id = ring_->members()[index].id;
+    reached.members.push_back(id);
+    const PeerPtr& member = member_peers_[index];
+    const bool there =
+        member != nullptr && std::find(answered.begin(), answered.end(), member) != answered.end();
+    if (there) reached.answered.push_back(id);
+  }
+  return reached;
+}
+
 std::uint32_t Distributor::copy_count() const {
   return ring_ == nullptr ? 0 : ring_->replication();
+}
+
+namespace {
+
+/// The fewest copies that any part of a ring makes; 0: it has no members.
+std::uint32_t least_replication(const RingSpec& spec) {
+  if (spec.kind == RingKind::empty) return 0;
+  if (spec.kind != RingKind::union_) return spec.replication;
+  std::uint32_t least = 0;
+  for (const RingSpec& part : spec.parts) {
+    const std::uint32_t copies = least_replication(part);
+    if (copies > 0) least = least == 0 ? copies : std::min(least, copies);
+  }
+  return least;
+}
+
+}  // namespace
+
+std::uint32_t Distributor::sure_copies() const {
+  return ring_ == nullptr ? 0 : least_replication(ring_->spec());
+}
+
+std::uint32_t Distributor::ready_count() const {
+  return static_cast<std::uint32_t>(
+      std::count_if(member_peers_.begin(), member_peers_.end(), [this](const PeerPtr& member) {
+        return member != nullptr && member->peer->connected() && !is_suspect(*member);
+      }));
 }
 
 /// The most bytes that can be stored as `copies` equal copies, each on another peer, with so much
@@ -148,7 +219,26 @@ void Distributor::finish(FanOut& op, const PeerPtr& state, Errc code) {
   note(*state, code);
   if (code == Errc::ok) op.answered.push_back(state);
   if (code == Errc::fenced) op.fenced = true;
-  if (--op.left == 0) op.done.notify_all();
+  std::erase(op.waiting, state);
+  op.changed.notify_all();
+}
+
+/// Returns when all have answered, or when enough have and the rest is silent.
+Awaitable<void> Distributor::wait_for_answers(std::shared_ptr<FanOut> op,
+                                              std::uint32_t missing_allowed) {
+  const TimePoint patience = env_.clock.now() + options_.straggler_wait;
+  while (!op->waiting.empty() && !op->fenced) {
+    if (missing_allowed == 0 || members_missing(op->answered) > missing_allowed) {
+      co_await op->changed.wait();
+      continue;
+    }
+    const bool silent =
+        std::all_of(op->waiting.begin(), op->waiting.end(),
+                    [this](const PeerPtr& state) { return is_suspect(*state); });
+    if (silent || env_.clock.now() >= patience) break;
+    co_await wait_until(op->changed, env_.clock, patience);
+  }
+  for (const PeerPtr& state : op->waiting) suspect(*state);
 }
 
 Job Distributor::list_job(std::shared_ptr<FanOut> op, PeerPtr state, BlockFilter filter) {
@@ -156,31 +246,39 @@ Job Distributor::list_job(std::shared_ptr<FanOut> op, PeerPtr state, BlockFilter
   const TimePoint deadline = env_.clock.now() + options_.list_limit;
   const Result<std::vector<BlockInfo>> listed = co_await state->peer->list(filter, deadline);
   if (listed.has_value()) {
-    op->infos.insert(op->infos.end(), listed->begin(), listed->end());
+    op->infos.emplace_back(state, *listed);
   } else {
     log_warning("peer {}: list: {}", state->peer->id().to_string(), listed.error().to_string());
   }
   finish(*op, state, listed.code());
 }
 
-Task<Listing> Distributor::list(BlockFilter filter) {
+Task<Listing> Distributor::list(BlockFilter filter, std::uint32_t missing_allowed) {
   const CallGuard guard(*this);
   if (closed_) co_return fail(Errc::closed, "the distributor is closed");
   auto op = std::make_shared<FanOut>();
   const std::vector<PeerPtr> targets = connected_peers();
-  op->left = targets.size();
+  op->waiting = targets;
   for (const PeerPtr& state : targets) jobs_.spawn(list_job(op, state, filter));
-  while (op->left > 0) co_await op->done.wait();
+  co_await wait_for_answers(op, missing_allowed);
   Listing listing;
   listing.unreachable_count = members_missing(op->answered);
-  std::sort(op->infos.begin(), op->infos.end());
-  for (const BlockInfo& info : op->infos) {
+  listing.reached = reached(op->answered);
+  // Copies of peers that are leaving do not count.
+  std::vector<std::pair<BlockInfo, std::uint32_t>> found;
+  for (const auto& [state, infos] : op->infos) {
+    const bool member = std::binary_search(listing.reached.answered.begin(),
+                                           listing.reached.answered.end(), state->peer->id());
+    for (const BlockInfo& info : infos) found.emplace_back(info, member ? 1 : 0);
+  }
+  std::sort(found.begin(), found.end());
+  for (const auto& [info, copies] : found) {
     if (listing.entries.empty() || listing.entries.back().ref != info.ref) {
       listing.entries.push_back({info.ref, 0, 0});
     }
     Listing::Entry& entry = listing.entries.back();
     entry.size = std::max(entry.size, info.size);
-    ++entry.copy_count;
+    entry.copy_count += copies;
   }
   co_return listing;
 }
@@ -204,9 +302,9 @@ Task<void> Distributor::remove(std::vector<BlockRef> refs) {
   auto op = std::make_shared<FanOut>();
   const auto shared = std::make_shared<const std::vector<BlockRef>>(std::move(refs));
   const std::vector<PeerPtr> targets = connected_peers();
-  op->left = targets.size();
+  op->waiting = targets;
   for (const PeerPtr& state : targets) jobs_.spawn(remove_job(op, state, shared));
-  while (op->left > 0) co_await op->done.wait();
+  co_await wait_for_answers(op, 0);
   co_return Result<void>();
 }
 
@@ -218,19 +316,19 @@ Job Distributor::fence_job(std::shared_ptr<FanOut> op, PeerPtr state, VolumeId v
   finish(*op, state, fenced.code());
 }
 
-Task<std::uint32_t> Distributor::fence(VolumeId volume, Epoch epoch) {
+Task<Reached> Distributor::fence(VolumeId volume, Epoch epoch, std::uint32_t missing_allowed) {
   const CallGuard guard(*this);
   if (closed_) co_return fail(Errc::closed, "the distributor is closed");
   auto op = std::make_shared<FanOut>();
   const std::vector<PeerPtr> targets = connected_peers();
-  op->left = targets.size();
+  op->waiting = targets;
   for (const PeerPtr& state : targets) jobs_.spawn(fence_job(op, state, volume, epoch));
-  while (op->left > 0) co_await op->done.wait();
+  co_await wait_for_answers(op, missing_allowed);
   if (op->fenced) {
     co_return fail(Errc::fenced, fmt::format("volume {}: a newer writer than epoch {} has it",
                                              volume.value, epoch.value));
   }
-  co_return members_missing(op->answered);
+  co_return reached(op->answered);
 }
 
 }  // namespace agro

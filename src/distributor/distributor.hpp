@@ -24,12 +24,15 @@ namespace agro {
 struct DistributorOptions {
   Duration write_slow = std::chrono::milliseconds(500);  // then the next peer is tried as well
   Duration write_limit = std::chrono::seconds(5);        // per peer
+  Duration write_patience = std::chrono::milliseconds(1200);  // for silent peers, then min_copies
   Duration read_slow = std::chrono::milliseconds(200);   // then the next replica is asked instead
   Duration read_limit = std::chrono::seconds(5);         // per peer, when all were slow
   Duration list_limit = std::chrono::seconds(10);
   Duration ring_limit = std::chrono::seconds(3);     // to learn of a newer ring
   Duration control_limit = std::chrono::seconds(3);  // remove, fence
-  Duration suspicion = std::chrono::seconds(5);      // a peer that timed out is asked last
+  Duration straggler_wait = std::chrono::milliseconds(300);  // list, fence: when enough answered
+  Duration suspicion = std::chrono::seconds(5);      // a peer that timed out is asked last; doubles
+  Duration suspicion_max = std::chrono::seconds(60);
 };
 
 class Distributor final : public BlockBackend {
@@ -48,16 +51,19 @@ class Distributor final : public BlockBackend {
   /// Notified when a peer knows a newer ring than ours: read it, and call set_ring().
   Event& ring_is_stale() { return ring_is_stale_; }
 
-  Task<void> write(BlockRef ref, SharedBytes block, WriteOptions options) override;
+  Task<std::uint32_t> write(BlockRef ref, SharedBytes block, WriteOptions options) override;
   Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
                   ReadOptions options) override;
   std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
                                        const ReadOptions& options) override;
   Task<SharedBytes> read_block(BlockRef ref, ReadOptions options) override;
   Task<void> remove(std::vector<BlockRef> refs) override;
-  Task<Listing> list(BlockFilter filter) override;
-  Task<std::uint32_t> fence(VolumeId volume, Epoch epoch) override;
+  Task<Listing> list(BlockFilter filter, std::uint32_t missing_allowed = 0) override;
+  Task<Reached> fence(VolumeId volume, Epoch epoch, std::uint32_t missing_allowed = 0) override;
   std::uint32_t copy_count() const override;
+  std::uint32_t sure_copies() const override;
+  std::uint32_t ready_count() const override;
+  Event& peers_changed() override { return peers_changed_; }
   std::uint32_t block_size() const override { return block_size_; }
   /// Sums over the ring's members that ever answered: with R copies, a volume can use 1/R of it, or
   /// less when peers differ in size.
@@ -74,6 +80,7 @@ class Distributor final : public BlockBackend {
     Metric& errors;
     std::uint32_t slow_count = 0;  // attempts under way that are slow
     TimePoint suspect_until;
+    Duration suspicion{0};         // how long the last one was; 0: it answered since
   };
   using PeerPtr = std::shared_ptr<PeerState>;
   struct WriteOp;
@@ -84,15 +91,20 @@ class Distributor final : public BlockBackend {
   PeerPtr find_peer(const PeerId& id) const;
   void match_members();
   bool is_suspect(const PeerState& state) const;
+  void suspect(PeerState& state);
   void note(PeerState& state, Errc code);
   std::vector<PeerPtr> write_candidates(const BlockRef& ref);
   std::vector<PeerPtr> read_candidates(const BlockRef& ref);
   std::vector<PeerPtr> connected_peers() const;
   std::uint32_t members_missing(const std::vector<PeerPtr>& answered) const;
+  Reached reached(const std::vector<PeerPtr>& answered) const;
+  void listen(const PeerPtr& state);
 
-  Task<void> write_once(BlockRef ref, SharedBytes block, WriteOptions options);
+  Task<std::uint32_t> write_once(BlockRef ref, SharedBytes block, WriteOptions options);
   Job write_attempt(std::shared_ptr<WriteOp> op, std::size_t index);
   void start_write_attempts(const std::shared_ptr<WriteOp>& op);
+  bool has_settled(const WriteOp& op) const;
+  TimePoint next_look(const WriteOp& op) const;
   Error write_failure(const WriteOp& op) const;
 
   Task<void> read_any(ReadOp& op);
@@ -110,6 +122,7 @@ class Distributor final : public BlockBackend {
                  std::shared_ptr<const std::vector<BlockRef>> refs);
   Job fence_job(std::shared_ptr<FanOut> op, PeerPtr state, VolumeId volume, Epoch epoch);
   void finish(FanOut& op, const PeerPtr& state, Errc code);
+  Awaitable<void> wait_for_answers(std::shared_ptr<FanOut> op, std::uint32_t missing_allowed);
 
   Env env_;
   std::uint32_t block_size_;
@@ -127,6 +140,7 @@ class Distributor final : public BlockBackend {
   Event calls_changed_;
   Event ring_is_stale_;
   Event ring_changed_;
+  Event peers_changed_;
   Event closing_;
   TaskGroup jobs_;
   Metric& corrupt_replicas_;

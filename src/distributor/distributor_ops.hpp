@@ -22,10 +22,10 @@ class Distributor::CallGuard {
 
 /// One question to every peer.
 struct Distributor::FanOut {
-  std::size_t left = 0;
-  Event done;
+  std::vector<PeerPtr> waiting;   // asked, and not answered yet
+  Event changed;
   std::vector<PeerPtr> answered;  // with success
-  std::vector<BlockInfo> infos;
+  std::vector<std::pair<PeerPtr, std::vector<BlockInfo>>> infos;
   bool fenced = false;
 };
 
@@ -40,6 +40,8 @@ struct Distributor::WriteOp {
 
   PeerWrite request;
   std::uint32_t wanted = 0;
+  std::uint32_t least = 0;  // copies that will do from `settle_at` on, when only the silent are left
+  TimePoint settle_at;
   std::vector<PeerPtr> candidates;
   std::vector<Attempt> attempts;  // of candidates[0 .. attempts.size())
   std::uint32_t durable_count = 0;

@@ -136,7 +136,7 @@ class DistributorTest : public testing::Test {
     const PeerId id = ring_->members()[permutation[rank]].id;
     return *peers_[static_cast<std::size_t>(id.bytes[0] - 1)];
   }
-  Result<void> write(std::uint64_t index, WriteOptions options = {.checksummed = true}) {
+  Result<std::uint32_t> write(std::uint64_t index, WriteOptions options = {.checksummed = true}) {
     return sim_.run(distributor_.write(ref_of(index), make_block(ref_of(index), 9000), options));
   }
   Result<void> read(std::uint64_t index) {
@@ -236,7 +236,7 @@ TEST_F(DistributorTest, WritesAsATable) {
     ++index;
     entry.script(ranked(index, 0), ranked(index, 1), ranked(index, 2), ranked(index, 3));
     const TimePoint before = sim_.clock().now();
-    const Result<void> written = write(index);
+    const Result<std::uint32_t> written = write(index);
     const Duration taken = sim_.clock().now() - before;
     EXPECT_EQ(written.code(), entry.code)
         << (written.has_value() ? "" : written.error().to_string());
@@ -491,14 +491,25 @@ TEST_F(DistributorTest, ListsFencesAndRemovesEverywhere) {
   EXPECT_EQ(listing.entries[1].copy_count, 1U);
   EXPECT_EQ(listing.entries[1].size, make_block(ref_of(3), 9000).size());
 
-  EXPECT_EQ(sim_.run(distributor_.fence(VolumeId{1}, Epoch{4})).value(), 0U);
+  EXPECT_EQ(sim_.run(distributor_.fence(VolumeId{1}, Epoch{4})).value().answered.size(), 4U);
   EXPECT_EQ(sim_.run(distributor_.fence(VolumeId{1}, Epoch{3})).code(), Errc::fenced);
   EXPECT_EQ(write(9).code(), Errc::fenced);
 
   lose(*peers_[0]);
   refuse(*peers_[1], Errc::unavailable);
   EXPECT_EQ(sim_.run(distributor_.list(filter)).value().unreachable_count, 2U);
-  EXPECT_EQ(sim_.run(distributor_.fence(VolumeId{1}, Epoch{5})).value(), 2U);
+  const Reached reached = sim_.run(distributor_.fence(VolumeId{1}, Epoch{5})).value();
+  EXPECT_EQ(reached.members.size(), 4U);
+  EXPECT_EQ(reached.answered, (std::vector<PeerId>{id_of(2), id_of(3)}));
+  EXPECT_EQ(missing_in(reached, listing.reached), (std::vector<PeerId>{id_of(0), id_of(1)}));
+  // Silent ones are not waited for when enough have answered.
+  peers_[2]->delay = seconds(600);
+  const TimePoint before = sim_.clock().now();
+  EXPECT_EQ(sim_.run(distributor_.fence(VolumeId{1}, Epoch{6}, 3)).value().answered.size(), 1U);
+  EXPECT_EQ(sim_.clock().now() - before, milliseconds(300));
+  EXPECT_EQ(sim_.run(distributor_.list(filter, 3)).value().unreachable_count, 3U);
+  EXPECT_EQ(sim_.clock().now() - before, milliseconds(300));
+  peers_[2]->delay = Duration(0);
   EXPECT_TRUE(sim_.run(distributor_.remove({ref_of(1), ref_of(2)})).has_value());
   EXPECT_FALSE(peers_[2]->store.find(ref_of(1)).has_value());
   EXPECT_FALSE(peers_[3]->store.find(ref_of(1)).has_value());

@@ -83,11 +83,36 @@ Error Distributor::write_failure(const WriteOp& op) const {
                                        op.last_problem.empty() ? "" : "; last: ", op.last_problem)};
 }
 
-Task<void> Distributor::write(BlockRef ref, SharedBytes block, WriteOptions options) {
+/// Whether the copies there are will do: only peers that are known to be silent could add one. A
+/// full peer is another matter: space is missing then, and not peers.
+bool Distributor::has_settled(const WriteOp& op) const {
+  if (op.durable_count < op.least || op.full_count > 0) return false;
+  bool only_silent = true;
+  std::uint32_t under_way = 0;
+  for (const WriteOp::Attempt& attempt : op.attempts) {
+    if (attempt.phase == WriteOp::Phase::ended) continue;
+    ++under_way;
+    const bool silent = attempt.phase == WriteOp::Phase::slow || is_suspect(*attempt.state);
+    only_silent = only_silent && silent;
+  }
+  return only_silent && (under_way == 0 || env_.clock.now() >= op.settle_at);
+}
+
+/// When something is to be done though no attempt ends before.
+TimePoint Distributor::next_look(const WriteOp& op) const {
+  const TimePoint now = env_.clock.now();
+  TimePoint next = op.settle_at > now ? op.settle_at : TimePoint::max();
+  for (const WriteOp::Attempt& attempt : op.attempts) {
+    if (attempt.phase == WriteOp::Phase::fresh) next = std::min(next, attempt.slow_at);
+  }
+  return next;
+}
+
+Task<std::uint32_t> Distributor::write(BlockRef ref, SharedBytes block, WriteOptions options) {
   const CallGuard guard(*this);
   const TimePoint give_up = env_.clock.now() + options_.ring_limit;
   while (true) {
-    Result<void> written = co_await write_once(ref, block, options);
+    Result<std::uint32_t> written = co_await write_once(ref, block, options);
     if (written.code() != Errc::stale_ring) co_return written;
     // Again by the newer ring; copies that were made stay until the peers find them misplaced.
     ring_is_stale_.notify_all();
@@ -102,7 +127,7 @@ Task<void> Distributor::write(BlockRef ref, SharedBytes block, WriteOptions opti
   }
 }
 
-Task<void> Distributor::write_once(BlockRef ref, SharedBytes block, WriteOptions options) {
+Task<std::uint32_t> Distributor::write_once(BlockRef ref, SharedBytes block, WriteOptions options) {
   if (closed_) co_return fail(Errc::closed, "the distributor is closed");
   auto op = std::make_shared<WriteOp>();
   op->request.ref = ref;
@@ -112,8 +137,11 @@ Task<void> Distributor::write_once(BlockRef ref, SharedBytes block, WriteOptions
   op->request.repair = options.repair;
   op->request.ring_version = ring_ == nullptr ? 0 : ring_->version();
   op->wanted = options.copy_count != 0 ? options.copy_count : copy_count();
+  op->least = options.min_copies != 0 ? std::min<std::uint32_t>(options.min_copies, op->wanted)
+                                      : op->wanted;
+  op->settle_at = env_.clock.now() + (options.hasty ? Duration(0) : options_.write_patience);
   op->candidates = write_candidates(ref);
-  if (op->wanted == 0 || op->candidates.size() < op->wanted) co_return fail(write_failure(*op));
+  if (op->wanted == 0 || op->candidates.size() < op->least) co_return fail(write_failure(*op));
   op->attempts.reserve(op->candidates.size());
   const std::uint64_t closing_waiter = closing_.add([weak = std::weak_ptr<WriteOp>(op)] {
     if (const std::shared_ptr<WriteOp> alive = weak.lock()) alive->changed.notify_all();
@@ -131,6 +159,7 @@ Task<void> Distributor::write_once(BlockRef ref, SharedBytes block, WriteOptions
       result = fail(Errc::stale_ring, fmt::format("block {}", ref.to_string()));
       break;
     }
+    if (has_settled(*op)) break;
     if (closed_) {
       result = fail(Errc::closed, "the distributor was closed");
       break;
@@ -139,18 +168,16 @@ Task<void> Distributor::write_once(BlockRef ref, SharedBytes block, WriteOptions
       result = fail(write_failure(*op));
       break;
     }
-    TimePoint next_slow = TimePoint::max();
-    for (const WriteOp::Attempt& attempt : op->attempts) {
-      if (attempt.phase == WriteOp::Phase::fresh) next_slow = std::min(next_slow, attempt.slow_at);
-    }
-    if (next_slow == TimePoint::max()) {
+    const TimePoint look_at = next_look(*op);
+    if (look_at == TimePoint::max()) {
       co_await op->changed.wait();
     } else {
-      co_await wait_until(op->changed, env_.clock, next_slow);
+      co_await wait_until(op->changed, env_.clock, look_at);
     }
   }
   closing_.remove(closing_waiter);
-  co_return result;
+  if (!result.has_value()) co_return fail(std::move(result).error());
+  co_return op->durable_count;
 }
 
 }  // namespace agro

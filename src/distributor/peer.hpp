@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -41,6 +42,8 @@ class Peer {
   virtual PeerId id() const = 0;
   /// Whether calls have a chance now: connected, or in this process.
   virtual bool connected() const = 0;
+  /// Called from now on whenever connected() has changed; empty: no longer. One at a time.
+  virtual void on_connection(std::function<void()> /*listener*/) {}
   /// Whether it shares this machine: preferred for reads.
   virtual bool local() const = 0;
 

@@ -14,7 +14,7 @@ namespace agro {
 namespace {
 
 constexpr Duration kBackoffMin = std::chrono::milliseconds(50);
-constexpr Duration kBackoffMax = std::chrono::seconds(2);
+constexpr Duration kBackoffMax = std::chrono::milliseconds(500);
 constexpr Duration kConnectLimit = std::chrono::seconds(2);
 constexpr Duration kHeartbeat = std::chrono::seconds(1);
 /// No byte heard for so long, though a heartbeat asked for some: the connection is dead.
@@ -154,11 +154,17 @@ struct AdpPeer::State {
   std::string name;
   SessionPtr session;  // null: not connected
   bool closed = false;
+  bool hurry = false;  // do not wait for the next try
   Error problem{Errc::unavailable, "not connected yet"};
   std::optional<PeerStat> last_stat;
   Event changed;
+  std::function<void()> listener;
   TaskGroup jobs;
 
+  void tell() {
+    changed.notify_all();
+    if (listener) listener();
+  }
   /// A reply's body, or entries for list.
   struct Request {
     AdpOp op = AdpOp::stat;
@@ -282,20 +288,21 @@ Job AdpPeer::State::run(std::shared_ptr<State> state) {
       backoff = kBackoffMin;
       state->session = session;
       state->problem = {Errc::unavailable, ""};
-      state->changed.notify_all();
+      state->tell();
       state->jobs.spawn(reader_job(session, clock));
       state->jobs.spawn(heartbeat_job(state, session));
       while (!session->ended) co_await session->ended_event.wait();
       state->session = nullptr;
       state->note_problem(session->reason);
-      state->changed.notify_all();
+      state->tell();
     } else {
       state->note_problem(opened.error());
     }
     // Somebody else's spread: peers that lost the same server do not come back in step.
     const Duration spread(state->env.random.below(static_cast<std::uint64_t>(backoff.count()) / 4));
     const TimePoint next_try = clock.now() + backoff + spread;
-    while (!state->closed && clock.now() < next_try) {
+    state->hurry = false;
+    while (!state->closed && !state->hurry && clock.now() < next_try) {
       co_await wait_until(state->changed, clock, next_try);
     }
     backoff = std::min(2 * backoff, kBackoffMax);
@@ -334,6 +341,9 @@ AdpPeer::~AdpPeer() { close(); }
 
 PeerId AdpPeer::id() const { return state_->options.peer; }
 bool AdpPeer::connected() const { return state_->session != nullptr && !state_->session->ended; }
+void AdpPeer::on_connection(std::function<void()> listener) {
+  state_->listener = std::move(listener);
+}
 bool AdpPeer::local() const { return is_this_machine(state_->options.address); }
 std::optional<PeerStat> AdpPeer::last_stat() const { return state_->last_stat; }
 std::string AdpPeer::problem() const { return connected() ? "" : state_->problem.message; }
@@ -359,6 +369,11 @@ Awaitable<bool> AdpPeer::wait_connected(TimePoint deadline) {
     co_await wait_until(state->changed, clock, deadline);
   }
   co_return state->session != nullptr;
+}
+
+void AdpPeer::connect_now() {
+  state_->hurry = true;
+  state_->changed.notify_all();
 }
 
 Task<void> AdpPeer::write(PeerWrite request, TimePoint deadline) {

@@ -31,6 +31,7 @@ class AdpPeer final : public Peer {
 
   PeerId id() const override;
   bool connected() const override;
+  void on_connection(std::function<void()> listener) override;
   bool local() const override;
   Task<void> write(PeerWrite request, TimePoint deadline) override;
   Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
@@ -56,6 +57,8 @@ class AdpPeer final : public Peer {
   Awaitable<void> stop();
   /// Returns when connected() or at the deadline; whether it is.
   Awaitable<bool> wait_connected(TimePoint deadline);
+  /// There is news of it: if it is not connected, connect now and not when the next try is due.
+  void connect_now();
 
  private:
   struct State;
