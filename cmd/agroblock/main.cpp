@@ -16,6 +16,7 @@ struct ServeOptions {
   std::vector<std::string> listen;
   std::vector<std::string> metrics;
   std::vector<std::string> volumes;
+  std::vector<std::string> force_recovery;
   std::uint64_t read_cache = 64 * kMiB;
   std::uint64_t write_buffer = 64 * kMiB;
 };
@@ -43,11 +44,13 @@ Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
   VolumeManagerOptions manager;
   manager.holder = holder_name("agroblock");
   manager.names.insert(options.volumes.begin(), options.volumes.end());
+  manager.force_recovery.insert(options.force_recovery.begin(), options.force_recovery.end());
   manager.volume.read_cache_size = options.read_cache;
   manager.volume.in_flight_size_max = options.write_buffer;
   AGRO_CO_TRY(const std::unique_ptr<Serving> serving,
               co_await Serving::start(system.env(), kv, std::move(manager)));
   Result<void> outcome = co_await check_volumes(*serving, options.volumes);
+  if (outcome.has_value()) outcome = co_await check_volumes(*serving, options.force_recovery);
   if (outcome.has_value()) outcome = co_await serving->listen_nbd(listen);
   if (outcome.has_value()) outcome = co_await serving->listen_metrics(metrics);
   if (outcome.has_value()) {
@@ -88,6 +91,12 @@ int run(int argc, char** argv) {
       ->add_option("--metrics", options.metrics, "serve metrics: unix:PATH or tcp:HOST:PORT")
       ->allow_extra_args(false);
   serve_command->add_option("volumes", options.volumes, "volumes to serve (default: all)");
+  serve_command
+      ->add_option("--force-recovery", options.force_recovery,
+                   "open this VOLUME even while so many peers are missing that writes which were "
+                   "flushed last may be lost for good")
+      ->type_name("VOLUME")
+      ->allow_extra_args(false);
   add_size_option(*serve_command, "--read-cache", options.read_cache,
                   "memory per open volume for sectors read (default 64MiB)");
   add_size_option(*serve_command, "--write-buffer", options.write_buffer,

@@ -42,7 +42,10 @@ std::shared_ptr<Peer> ClusterClient::peer_for(const PeerRecord& record) {
   if (const auto found = local_.find(record.id); found != local_.end()) return found->second;
   for (const std::string& text : record.addresses) {
     Remote& remote = remote_[record.id];
-    if (remote.peer != nullptr && remote.address == text) return remote.peer;
+    if (remote.peer != nullptr && remote.address == text) {
+      if (!remote.peer->connected()) remote.peer->connect_now();
+      return remote.peer;
+    }
     const Result<Address> address = parse_peer_address(text);
     if (!address) {
       log_warning("peer {}: {}", record.id.to_string(), address.error().to_string());
@@ -132,16 +135,34 @@ Task<void> ClusterClient::refresh() {
   co_return Result<void>();
 }
 
-Awaitable<void> ClusterClient::wait_connected(Duration limit) {
-  const TimePoint deadline = env_.clock.now() + limit;
-  while (env_.clock.now() < deadline) {
-    const std::vector<PeerId> members = ring_peers(view_.ring);
-    const bool all = std::all_of(members.begin(), members.end(), [this](const PeerId& id) {
+/// Whether the metadata says so.
+bool ClusterClient::is_alive(const PeerId& id) const {
+  return std::any_of(view_.peers.begin(), view_.peers.end(), [&id](const PeerView& seen) {
+    return seen.record.id == id && seen.alive;
+  });
+}
+
+Awaitable<void> ClusterClient::wait_for_members(std::uint32_t sure_copies) {
+  constexpr Duration kForTheLiving = std::chrono::milliseconds(300);
+  constexpr Duration kForEnough = std::chrono::seconds(2);
+  const TimePoint begin = env_.clock.now();
+  while (!stopping_) {
+    std::size_t missing_count = 0;
+    std::size_t missing_alive_count = 0;
+    for (const PeerId& id : ring_peers(view_.ring)) {
       const std::shared_ptr<Peer> one = peer(id);
-      return one != nullptr && one->connected();
-    });
-    if (all) co_return;
-    co_await sleep_for(env_.clock, std::chrono::milliseconds(5));
+      if (one != nullptr && one->connected()) continue;
+      ++missing_count;
+      if (is_alive(id)) ++missing_alive_count;
+    }
+    if (missing_count == 0) co_return;
+    const bool enough = missing_count < sure_copies;
+    const Duration limit = !enough                  ? kForEnough
+                           : missing_alive_count > 0 ? kForTheLiving
+                                                     : Duration(0);
+    if (env_.clock.now() >= begin + limit) co_return;
+    const TimePoint look_again = env_.clock.now() + std::chrono::milliseconds(20);
+    co_await wait_until(distributor_->peers_changed(), env_.clock, look_again);
   }
 }
 

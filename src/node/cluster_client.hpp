@@ -40,8 +40,9 @@ class ClusterClient {
   /// Notified when view() has changed.
   Event& changed() { return changed_; }
 
-  /// Returns when every ring member is connected, or after `limit`.
-  Awaitable<void> wait_connected(Duration limit);
+  /// Waits for the ring's members to be connected: a moment for those that are alive, longer only
+  /// while `sure_copies` or more are missing, and not for the dead when they do not matter.
+  Awaitable<void> wait_for_members(std::uint32_t sure_copies);
   /// Reads the metadata again now.
   Task<void> refresh();
   Awaitable<void> stop();
@@ -58,6 +59,7 @@ class ClusterClient {
   void apply();
   std::shared_ptr<Peer> peer_for(const PeerRecord& record);
   void retire(std::shared_ptr<AdpPeer> peer);
+  bool is_alive(const PeerId& id) const;
 
   Env& env_;
   Metadata metadata_;

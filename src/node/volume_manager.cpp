@@ -211,11 +211,18 @@ Task<void> VolumeManager::acquire(std::shared_ptr<Attachment> attachment) {
     AGRO_CO_TRY(const BlocksetSpec spec, parse_blockset_spec(spec_text));
     const LogHead head{acquired->head.epoch, acquired->head.checkpoint_epoch,
                        acquired->head.root_index, acquired->head.sequence};
-    co_await cluster_.wait_connected(std::chrono::seconds(2));
+    VolumeOptions volume_options = options_.volume;
+    volume_options.degraded_copies = acquired->degraded_copies.value_or(0);
+    volume_options.force_recovery = options_.force_recovery.contains(attachment->name);
+    std::uint32_t sure_copies = cluster_.distributor().sure_copies();
+    if (volume_options.degraded_copies != 0) {
+      sure_copies = std::min(sure_copies, volume_options.degraded_copies);
+    }
+    co_await cluster_.wait_for_members(sure_copies);
     AGRO_CO_TRY(attachment->volume,
                 co_await Volume::open(env_, cluster_.distributor(), spec, acquired->volume.id,
                                       acquired->volume.size, head, *attachment->lease,
-                                      options_.volume));
+                                      volume_options));
     co_return Result<void>();
   }
 }

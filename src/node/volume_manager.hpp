@@ -21,6 +21,7 @@ struct VolumeManagerOptions {
   VolumeOptions volume;
   std::string holder;                 // who we are, for those who find the volume locked
   std::set<std::string> names;        // only these volumes; empty: all
+  std::set<std::string> force_recovery;  // opened although peers with flushed data may be missing
   std::chrono::milliseconds lease_ttl{10000};
   Duration linger = std::chrono::milliseconds(500);  // attached after the last handle went
   Duration stop_patience = std::chrono::seconds(6);  // for front ends to let go
