@@ -6,6 +6,7 @@ namespace agro {
 
 Result<void> CuttableKv::state() const {
   if (cut_) return fail(Errc::closed, "the process is dead");
+  if (down_) return fail(Errc::unavailable, "the metadata store cannot be reached");
   return {};
 }
 Task<std::optional<KeyValue>> CuttableKv::get(std::string key) {
@@ -73,21 +74,22 @@ SimCluster::~SimCluster() {
 }
 
 Result<void> SimCluster::start() {
-  const std::unique_ptr<Kv> kv = store_.connect();
-  Metadata metadata(client_->env, *kv);
+  metadata_kv_ = store_.connect();
+  metadata_ = std::make_unique<Metadata>(client_->env, *metadata_kv_);
   ClusterRecord cluster;
   cluster.id = make_uuid(random);
   cluster.block_size = options_.block_size;
   cluster.block_spec = "crc,base";
+  cluster.min_copies = options_.min_copies;
   RingSpec ring;
   ring.version = 1;
   ring.replication = options_.replication;
-  AGRO_TRY_OK(loop.run(metadata.init_cluster(cluster, ring)));
+  AGRO_TRY_OK(loop.run(metadata_->init_cluster(cluster, ring)));
   for (std::size_t index = 0; index < hosts_.size(); ++index) AGRO_TRY_OK(start_peer(index));
   NewVolume volume;
   volume.name = "demo";
   volume.size = options_.volume_size;
-  AGRO_TRY([[maybe_unused]] const VolumeRecord made, loop.run(metadata.create_volume(volume)));
+  AGRO_TRY([[maybe_unused]] const VolumeRecord made, loop.run(metadata_->create_volume(volume)));
   return start_client();
 }
 
@@ -100,7 +102,7 @@ Result<void> SimCluster::start_peer(std::size_t index) {
   options.size = options_.store_size;
   options.addresses = {Address{Address::Kind::tcp, {}, host.name, 7000}};
   options.auto_join = true;
-  options.lease_ttl = std::chrono::milliseconds(2000);
+  options.lease_ttl = options_.lease_ttl;
   AGRO_TRY(host.node, loop.run(PeerNode::start(host.env, *host.kv, options)));
   return {};
 }
@@ -108,14 +110,32 @@ Result<void> SimCluster::start_peer(std::size_t index) {
 Result<void> SimCluster::start_client() {
   client_->kv = std::make_unique<CuttableKv>(store_.connect());
   AGRO_TRY(cluster_, loop.run(ClusterClient::start(client_->env, *client_->kv)));
+  manager_ = std::make_unique<VolumeManager>(client_->env, *client_->kv, *cluster_,
+                                             manager_options());
+  return {};
+}
+
+VolumeManagerOptions SimCluster::manager_options() const {
   VolumeManagerOptions options;
   options.volume = volume_options;
   options.holder = "client";
-  options.lease_ttl = std::chrono::milliseconds(2000);
+  options.lease_ttl = options_.lease_ttl;
   options.stop_patience = std::chrono::seconds(0);
   options.lock_patience = std::chrono::seconds(10);
-  manager_ = std::make_unique<VolumeManager>(client_->env, *client_->kv, *cluster_, options);
-  return {};
+  options.force_recovery = force_recovery;
+  return options;
+}
+
+void SimCluster::silence_peer(std::size_t index) {
+  for (const std::unique_ptr<Host>& other : hosts_) {
+    if (other != hosts_[index]) network.partition(other->name, hosts_[index]->name);
+  }
+  network.partition(client_->name, hosts_[index]->name);
+}
+
+void SimCluster::end_silence(std::size_t index) {
+  for (const std::unique_ptr<Host>& other : hosts_) network.heal(other->name, hosts_[index]->name);
+  network.heal(client_->name, hosts_[index]->name);
 }
 
 Result<std::shared_ptr<BlockDevice>> SimCluster::open_volume() {
@@ -159,6 +179,14 @@ void SimCluster::unwind_client() {
 
 void SimCluster::crash_peer(std::size_t index) {
   cut_peer(index);
+  unwind_peer(index);
+}
+
+void SimCluster::kill_peer(std::size_t index) {
+  Host& host = *hosts_[index];
+  host.kv->cut();
+  host.disk->kill();
+  network.drop_host(host.name, SimDeath::process);
   unwind_peer(index);
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ class CuttableKv final : public Kv {
  public:
   explicit CuttableKv(std::unique_ptr<Kv> inner) : inner_(std::move(inner)) {}
   void cut() { cut_ = true; }
+  /// The store cannot be reached until told otherwise.
+  void set_down(bool down) { down_ = down; }
 
   Task<std::optional<KeyValue>> get(std::string key) override;
   Task<KvRange> list(std::string prefix) override;
@@ -37,6 +40,7 @@ class CuttableKv final : public Kv {
   Result<void> state() const;
   std::unique_ptr<Kv> inner_;
   bool cut_ = false;
+  bool down_ = false;
 };
 
 class SimCluster {
@@ -47,6 +51,8 @@ class SimCluster {
     std::uint64_t store_size = 64 * 1024 * 1024;
     std::uint32_t block_size = kBlockSizeMin;
     std::uint64_t volume_size = 2 * 1024 * 1024;
+    std::uint32_t min_copies = 0;
+    std::chrono::milliseconds lease_ttl{2000};
   };
 
   SimCluster(std::uint64_t seed, Options options);
@@ -61,6 +67,8 @@ class SimCluster {
 
   /// The power of one peer's machine fails: unsynced writes are kept, dropped or torn.
   void crash_peer(std::size_t index);
+  /// kill -9: its kernel resets the connections; what was written stays.
+  void kill_peer(std::size_t index);
   /// The client's process dies.
   void crash_client();
   /// The power of all machines fails at the same instant.
@@ -70,10 +78,23 @@ class SimCluster {
   Random random;
   SimNetwork network;
   VolumeOptions volume_options;
+  std::set<std::string> force_recovery;
 
   SimDisk& disk(std::size_t index) { return *hosts_[index]->disk; }
   Metrics& client_metrics() { return client_->metrics; }
   bool peer_runs(std::size_t index) const { return hosts_[index]->node != nullptr; }
+
+  /// The peer is up and connected, and silent (SIGSTOP, or cut off), until it is told to go on.
+  void silence_peer(std::size_t index);
+  void end_silence(std::size_t index);
+  /// The client's way to the metadata store.
+  CuttableKv& client_kv() { return *client_->kv; }
+  /// The metadata as somebody else sees it.
+  Metadata& metadata() { return *metadata_; }
+  VolumeManager& manager() { return *manager_; }
+  ClusterClient& client() { return *cluster_; }
+  PeerNode& node(std::size_t index) { return *hosts_[index]->node; }
+  VolumeManagerOptions manager_options() const;
 
  private:
   struct Host {
@@ -98,6 +119,8 @@ class SimCluster {
   TempKvStore store_;
   std::vector<std::unique_ptr<Host>> hosts_;
   std::unique_ptr<Host> client_;
+  std::unique_ptr<Kv> metadata_kv_;
+  std::unique_ptr<Metadata> metadata_;
   std::unique_ptr<ClusterClient> cluster_;
   std::unique_ptr<VolumeManager> manager_;
 };
