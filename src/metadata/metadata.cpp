@@ -40,8 +40,15 @@ Result<void> check_volume_name(std::string_view name) {
 
 Metadata::Metadata(Env& env, Kv& kv) : env_(env), kv_(kv), random_(env.random.fork()) {}
 
-/// Errors: fenced, when a put's lease has ended.
+/// Errors: fenced, when a put's lease has ended; too_large, for a record beyond kRecordSizeMax.
 Task<Metadata::Outcome> Metadata::commit(std::vector<KvCompare> compares, std::vector<KvOp> ops) {
+  for (const KvOp& op : ops) {
+    if (op.value.size() <= kRecordSizeMax) continue;
+    co_return fail(Errc::too_large,
+                   fmt::format("the record {} would take {} bytes, and {} is the most: too many "
+                               "members or labels?",
+                               op.key, op.value.size(), kRecordSizeMax));
+  }
   const auto result = co_await kv_.transact(std::move(compares), std::move(ops));
   if (result.has_value()) co_return result->committed ? Outcome::committed : Outcome::refused;
   if (result.code() == Errc::outcome_unknown) co_return Outcome::unknown;

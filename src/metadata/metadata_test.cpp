@@ -367,6 +367,24 @@ TYPED_TEST(MetadataTest, RingVersions) {
   EXPECT_EQ(ring_peers(both), (std::vector{uuid(1), uuid(2), uuid(5)}));
 }
 
+// Goal: a record that would not fit is refused by name, whatever the store.
+TYPED_TEST(MetadataTest, RecordsAreLimited) {
+  this->init();
+  RingSpec ring = ring_of(2, {});
+  for (int number = 0; number < 4096; ++number) {
+    Uuid id = uuid(1);
+    id.bytes[0] = static_cast<std::uint8_t>(number & 0xff);
+    id.bytes[1] = static_cast<std::uint8_t>(number >> 8);
+    ring.members.push_back({.id = id, .weight = std::uint64_t{1} << 40});
+  }
+  EXPECT_EQ(this->error(this->a.publish_ring(ring, 1), "ring would take"), Errc::invalid_argument);
+  PeerRecord large = this->peer(1);
+  large.addresses = {"adp://" + std::string(70000, 'h') + ":1"};
+  EXPECT_EQ(this->error(this->a.register_peer(large, this->lease(*this->kv_a)), "would take"),
+            Errc::too_large);
+  EXPECT_EQ(this->test().must(this->b.ring()).version, 1U);
+}
+
 // Goal: whoever follows view() and watch() learns of each kind of change, and of nothing else.
 TYPED_TEST(MetadataTest, Following) {
   this->init();

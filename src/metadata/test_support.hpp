@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include <filesystem>
+#include <fstream>
 #include <set>
 
 #include "base/env.hpp"
@@ -15,7 +16,7 @@
 
 namespace agro {
 
-/// Only make_directories() works; no test here needs more.
+/// Only make_directories() and read_file() work; no test here needs more.
 class DirectoriesOnlyDisk final : public Disk {
  public:
   Task<std::unique_ptr<File>> open(std::string, OpenOptions) override { co_return none(); }
@@ -27,7 +28,11 @@ class DirectoriesOnlyDisk final : public Disk {
   }
   Task<std::vector<std::string>> list(std::string) override { co_return none(); }
   Task<void> remove(std::string) override { co_return none(); }
-  Task<std::string> read_file(std::string) override { co_return none(); }
+  Task<std::string> read_file(std::string path) override {
+    std::ifstream file(path);
+    if (!file) co_return fail(Errc::not_found, "open " + path + ": No such file or directory");
+    co_return std::string(std::istreambuf_iterator<char>(file), {});
+  }
   Task<void> write_file(std::string, std::string) override { co_return none(); }
 
  private:

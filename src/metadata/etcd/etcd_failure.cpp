@@ -54,8 +54,14 @@ Failure not_connected(const std::string& text, const std::string& where) {
                      fmt::format("etcd at {}: TLS failed (is its certificate signed by our CA and "
                                  "for this name, and ours by its CA?): {}",
                                  where, text)};
-  } else {
+  } else if (has(text, "Failed to connect to remote host") || has(text, "Timeout") ||
+             has(text, "timed out")) {
     failure.error = {Errc::unavailable, fmt::format("no etcd answers at {}", where)};
+  } else {
+    failure.error = {Errc::unavailable,
+                     fmt::format("etcd at {} ends the connection at once: does it want TLS "
+                                 "(etcds://), or a client certificate that it knows? ({})",
+                                 where, text)};
   }
   return failure;
 }
