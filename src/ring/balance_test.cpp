@@ -77,6 +77,15 @@ const std::vector<Change>& changes() {
 TEST(BalanceTest, ThirtyPeers) {
   const RingSpec balanced = balance(placement_of(30, 3, 4096));
   EXPECT_LE(worst_excess(balanced), 0.03);
+  const std::vector<std::uint64_t> counts = replica_counts(balanced);
+  const LossRisk risk = loss_risk(PlacementRing(balanced));
+  std::printf("  hashing alone: fullest %.1f %% above its share; balanced: %.2f %%\n",
+              100 * worst_excess(placement_of(30, 3, 4096)),
+              100 * (static_cast<double>(*std::max_element(counts.begin(), counts.end())) /
+                         fair_replica_counts(balanced)[0] -
+                     1));
+  std::printf("  replica sets: %zu, losing 3 of 30 at once loses data with %.0f %%\n",
+              risk.set_count, 100 * risk.chance);
   for (const Change& change : changes()) {
     RingSpec target = balanced;
     change.apply(target);

@@ -128,6 +128,19 @@ std::string BasicRing::describe() const {
   return text;
 }
 
+LossRisk loss_risk(const Ring& ring) {
+  const Ring& target = ring.target();
+  LossRisk risk;
+  risk.set_count = target.replica_sets().size();
+  double combinations = 1;  // of so many members
+  const std::size_t member_count = target.members().size();
+  for (std::size_t taken = 0; taken < target.replication() && taken < member_count; ++taken) {
+    combinations *= static_cast<double>(member_count - taken) / static_cast<double>(taken + 1);
+  }
+  risk.chance = member_count == 0 ? 0 : static_cast<double>(risk.set_count) / combinations;
+  return risk;
+}
+
 Result<std::shared_ptr<const Ring>> make_ring(RingSpec spec) {
   if (spec.replication == 0) return bad(spec, "keeps at least one copy, not 0");
   if (spec.kind == RingKind::union_) return make_union(std::move(spec));

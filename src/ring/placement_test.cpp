@@ -206,6 +206,20 @@ TEST(PlacementTest, ReplicaSets) {
   }
 }
 
+// Goal: the chance is the replica sets' share of all sets. Method: counted by hand.
+TEST(PlacementTest, LossRisk) {
+  const LossRisk three = loss_risk(*make(placement_of(3, 2, 64)));
+  EXPECT_EQ(three.set_count, 3U);
+  EXPECT_DOUBLE_EQ(three.chance, 1);
+  const LossRisk one_set = loss_risk(*make(placement_of(3, 5, 64)));
+  EXPECT_EQ(one_set.set_count, 1U);
+  EXPECT_DOUBLE_EQ(one_set.chance, 1);
+  const auto ring = make(placement_of(30, 3, 64));
+  EXPECT_DOUBLE_EQ(loss_risk(*ring).chance, static_cast<double>(ring->replica_sets().size()) / 4060);
+  EXPECT_EQ(loss_risk(*make(RingSpec())).set_count, 0U);
+  EXPECT_EQ(loss_risk(*make(RingSpec())).chance, 0);
+}
+
 // Goal: a union of several changes looks in all of its parts, the newest first, and is sure of the
 // fewest copies of them. Method: three placement rings; the first places are the owners in turn.
 TEST(PlacementTest, UnionOfThree) {

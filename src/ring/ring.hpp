@@ -63,6 +63,13 @@ class Ring {
   virtual const RingSpec& spec() const = 0;
 };
 
+/// What losing as many peers at once as blocks have copies may cost.
+struct LossRisk {
+  std::size_t set_count = 0;  // distinct replica sets
+  double chance = 0;          // that so many random members are one of them
+};
+LossRisk loss_risk(const Ring& ring);
+
 /// Errors: invalid_argument (members doubled, replication 0, single with other than one member or
 /// copy, a weight of 0, union without two to kUnionPartsMax parts that are no unions, overrides that
 /// do not fit the members). A union's members are those of its parts: leave them empty.
