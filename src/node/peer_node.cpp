@@ -7,6 +7,7 @@
 #include "base/log.hpp"
 #include "base/units.hpp"
 #include "distributor/peer_address.hpp"
+#include "node/ring_change.hpp"
 #include "storage/mmap_store.hpp"
 #include "storage/temp_store.hpp"
 
@@ -127,9 +128,15 @@ Task<void> PeerNode::register_self() {
 }
 
 Task<void> PeerNode::join_ring() {
-  const Result<RingSpec> joined =
-      co_await add_to_ring(metadata_, id_, std::max<std::uint64_t>(1, options_.size / kGiB));
-  if (!joined.has_value() && joined.code() != Errc::already_exists) co_return fail(joined.error());
+  RingChange change;
+  change.kind = RingChangeKind::add;
+  change.members.push_back(ring_member_of(record()));
+  const Result<RingSpec> joined = co_await change_ring(metadata_, std::move(change));
+  joined_ = joined.has_value() || joined.code() == Errc::already_exists;
+  if (joined_) co_return Result<void>();
+  if (joined.code() != Errc::conflict) co_return fail(joined.error());
+  // Many join at once; it is a peer all the same, and in the ring later.
+  log_warning("peer {}: not in the ring yet: {}", id_.to_string(), joined.error().to_string());
   co_return Result<void>();
 }
 
@@ -138,6 +145,11 @@ Job PeerNode::keep_registered() {
     co_await wait_until(stop_event_, env_.clock, env_.clock.now() + kReportEvery);
     if (stopping_) co_return;
     Result<void> done;
+    if (options_.auto_join && !joined_ && !lease_->lost()) done = co_await join_ring();
+    if (!done.has_value()) {
+      log_warning("peer {}: joining the ring: {}", id_.to_string(), done.error().to_string());
+      done = {};
+    }
     if (lease_->lost()) {
       log_warning("peer {}: its lease ended; registering again", id_.to_string());
       co_await lease_->stop();
@@ -234,8 +246,7 @@ Task<void> PeerNode::finish_ring_change() {
     dead_count += alive ? 0 : 1;
   }
   if (dead_count > 0 && dead_count >= sure_copies) co_return Result<void>();
-  RingSpec target = view.ring.parts.back();
-  target.version = view.ring.version + 1;
+  const RingSpec target = plain_target(view.ring);
   AGRO_CO_TRY_OK(co_await metadata_.publish_ring(target, view.ring.version));
   log_info("ring {}: the change is complete", target.version);
   co_return Result<void>();
@@ -270,54 +281,6 @@ Task<void> PeerNode::stop() {
   if (cluster_ != nullptr) co_await cluster_->stop();
   if (lease_ != nullptr) co_await lease_->stop();
   co_return co_await store_->close();
-}
-
-namespace {
-
-/// Publishes `change(ring)` as the next version, again when somebody else was quicker.
-template <class Change>
-Task<RingSpec> change_ring(Metadata& metadata, Change change) {
-  for (int attempt = 0; attempt < 16; ++attempt) {
-    AGRO_CO_TRY(RingSpec ring, co_await metadata.ring());
-    const std::uint64_t version = ring.version;
-    if (ring.kind == RingKind::union_) {
-      co_return fail(Errc::conflict, "the ring is being changed already; try again when it is done");
-    }
-    AGRO_CO_TRY_OK(change(ring));
-    ring.kind = ring.members.empty() ? RingKind::empty
-                : ring.kind == RingKind::mod ? RingKind::mod
-                                             : RingKind::ketama;
-    ring.version = version + 1;
-    const Result<void> published = co_await metadata.publish_ring(ring, version);
-    if (published.has_value()) co_return ring;
-    if (published.code() != Errc::conflict) co_return fail(published.error());
-  }
-  co_return fail(Errc::conflict, "others keep changing the ring; try again");
-}
-
-}  // namespace
-
-Task<RingSpec> add_to_ring(Metadata& metadata, PeerId peer, std::uint64_t weight) {
-  return change_ring(metadata, [peer, weight](RingSpec& ring) -> Result<void> {
-    for (const RingMember& member : ring.members) {
-      if (member.id == peer) {
-        return fail(Errc::already_exists, fmt::format("peer {} is in the ring already", peer.to_string()));
-      }
-    }
-    ring.members.push_back({peer, weight});
-    return {};
-  });
-}
-
-Task<RingSpec> remove_from_ring(Metadata& metadata, PeerId peer) {
-  return change_ring(metadata, [peer](RingSpec& ring) -> Result<void> {
-    const std::size_t erased =
-        std::erase_if(ring.members, [peer](const RingMember& member) { return member.id == peer; });
-    if (erased == 0) {
-      return fail(Errc::not_found, fmt::format("peer {} is not in the ring", peer.to_string()));
-    }
-    return {};
-  });
 }
 
 }  // namespace agro

@@ -91,14 +91,10 @@ class PeerNode final : private PeerService::Background {
   std::unique_ptr<Rebalancer> rebalancer_;
   std::int64_t started_unix_ms_ = 0;
   std::uint64_t reported_used_ = 0;
+  bool joined_ = false;  // with auto_join: it was in the ring once
   bool stopping_ = false;
   Event stop_event_;
   TaskGroup jobs_;
 };
-
-/// Adds a peer to the ring, or takes it out. The ring is ketama once it has a member, and keeps its
-/// replication. Errors: already_exists, not_found; conflict, when others kept changing the ring.
-Task<RingSpec> add_to_ring(Metadata& metadata, PeerId peer, std::uint64_t weight);
-Task<RingSpec> remove_from_ring(Metadata& metadata, PeerId peer);
 
 }  // namespace agro
