@@ -176,6 +176,13 @@ def test_usage_errors(directory):
     refuse(ctl + ["init", "--block-size", "100KiB"], "power of two from 64KiB to 16MiB")
     refuse(ctl + ["init", "--block-spec", "base,crc"], "--block-spec")
     refuse(ctl + ["init", "--block-spec", "gzip,base"], "gzip")
+    refuse(ctl + ["init", "--ring", "union"], "union")
+    refuse(ctl + ["init", "--groups", "100"], "power of two up to 65536")
+    refuse(ctl + ["init", "--groups", "64", "--ring", "mod"], "only a placement ring")
+    refuse(ctl + ["init", "--ring", "single"], "--replication 1")
+    refuse(ctl + ["peer", "add", "x", "--weight", "0"], "--weight")
+    refuse(ctl + ["peer", "drain"], "peers")
+    refuse(ctl + ["ring", "set-replication", "17"], "16")
     step("metadata stores that are none")
     refuse(ctl + ["volume", "list"], "--metadata sqlite:PATH", "AGRO_METADATA",
            env={**CLEAN_ENV, "HOME": directory})
@@ -218,10 +225,12 @@ def test_init(cluster):
     step("init")
     nested = Cluster(cluster.path("deep", "er"))
     assert UUID.fullmatch(nested.ctl("init").strip())
-    made = cluster.ctl("init", "--block-size", "256KiB", "--replication", "2").strip()
+    made = cluster.ctl("init", "--block-size", "256KiB", "--replication", "2",
+                       "--groups", "256").strip()
     assert UUID.fullmatch(made)
     assert cluster.json("ring", "get") == {
-        "version": 1, "kind": "empty", "replication": 2, "members": []}
+        "version": 1, "kind": "empty", "replication": 2, "planned_kind": "placement",
+        "group_count": 256, "members": []}
     cluster.refuse(["init"], "already holds cluster", made, "wipe")
 
 
@@ -259,6 +268,7 @@ def test_empty_listings(cluster):
         assert len(lines) == 1 and lines[0].count(",") > 4, lines
     assert "kind empty, 2 copies" in cluster.ctl("ring", "get")
     cluster.refuse(["status"], "not healthy", "no members")
+    assert "becomes placement" in cluster.ctl("ring", "get")
     cluster.refuse(["peer", "add", "--all-peers"], "no peer has registered")
     cluster.refuse(["block", "load", "/bin/sh", "demo"], "no members")
     assert cluster.json("volume", "list") == []
@@ -298,6 +308,11 @@ def test_volumes(cluster):
 
 # --- peers and the ring ---
 
+def settle(cluster):
+    """Returns when no change of the ring is under way."""
+    wait_for("the ring settles", lambda: cluster.json("ring", "get")["kind"] != "union", timeout=30)
+
+
 def test_peers(cluster):
     step("three peers; two join by themselves")
     cluster.start_peer("p1", "--auto-join", "--zone", 'a,"1"', "--rack", "r1", "--host-label", "h1")
@@ -310,7 +325,8 @@ def test_peers(cluster):
     assert (p1["size_bytes"], p1["in_ring"], p1["state"]) == (GIB, True, "alive")
     assert (p1["zone"], p1["rack"], p1["host"]) == ('a,"1"', "r1", "h1")
     assert isinstance(p1["used_bytes"], int) and re.match(r"\d{4}-\d\d-\d\dT.*Z$", p1["updated"])
-    assert peers[p3.id]["in_ring"] is False
+    assert (p1["member"], p1["rebalance_bytes_per_second"]) == ("in ring", 0)
+    assert peers[p3.id]["in_ring"] is False and peers[p3.id]["member"] == "not in ring"
     rows = {row["id"]: row for row in cluster.csv("list-peers")}
     assert rows[p1["id"]]["zone"] == 'a,"1"' and rows[p3.id]["in_ring"] == "false"
     text = cluster.ctl("peer", "list")
@@ -321,22 +337,29 @@ def test_peers(cluster):
     cluster.refuse(["peer", "add", "adp://127.0.0.1:1"], "no peer adp://127.0.0.1:1", "peer list")
     cluster.refuse(["peer", "add", p1["id"]], "in the ring already")
     assert p3.id in cluster.ctl("peer", "add", "--all-peers")
+    settle(cluster)
     assert "nothing to add" in cluster.ctl("peer", "add", "--all-peers")
     assert p3.id in cluster.ctl("peer", "remove", "adp+unix:" + cluster.path("p3.sock"))
+    settle(cluster)
     cluster.refuse(["peer", "remove", p3.id], "not in the ring")
     assert p3.id in cluster.ctl("peer", "add", "adp+unix:" + cluster.path("p3.sock"))
+    assert re.search(r"^Balanced: (true|false) Usage: \d+\.\d\d%$", cluster.ctl("peer", "list"), re.M)
+    settle(cluster)
 
 
 def test_ring_and_status(cluster):
     step("ring get and status")
     ids = {peer.id for peer in cluster.peers.values()}
     ring = cluster.json("ring", "get")
-    assert ring["kind"] == "ketama" and ring["replication"] == 2 and ring["version"] >= 4
+    assert ring["kind"] == "placement" and ring["replication"] == 2 and ring["version"] >= 4
+    assert ring["group_count"] == 256
+    p1 = next(member for member in ring["members"] if member["id"] == cluster.peers["p1"].id)
+    assert (p1["zone"], p1["rack"], p1["host"]) == ('a,"1"', "r1", "h1")
     assert {member["id"] for member in ring["members"]} == ids
     assert all(member["weight"] == 1 and len(member["addresses"]) == 1 for member in ring["members"])
     rows = cluster.csv("ring", "get")
-    assert {row["id"] for row in rows} == ids and {row["kind"] for row in rows} == {"ketama"}
-    assert "kind ketama, 2 copies" in cluster.ctl("ring", "get")
+    assert {row["id"] for row in rows} == ids and {row["kind"] for row in rows} == {"placement"}
+    assert "kind placement, 2 copies of each block, 256 groups" in cluster.ctl("ring", "get")
     text = cluster.ctl("status")
     assert text.rstrip().endswith("healthy") and text.count("well") == 3, text
     status = cluster.json("status")
@@ -344,8 +367,66 @@ def test_ring_and_status(cluster):
     assert UUID.fullmatch(status["cluster"]["id"]) and status["ring"]["member_count"] == 3
     assert all(peer["reachable"] and peer["alive"] for peer in status["peers"])
     assert [volume["name"] for volume in status["volumes"]] == ["demo"]
+    assert (status["ring"]["replica_set_count"], status["ring"]["loss_chance"]) == (3, 1.0)
+    assert "3 distinct replica sets: when 2 random peers are lost" in text and "100 %" in text
     kinds = [row["kind"] for row in cluster.csv("status")]
     assert kinds[:5] == ["cluster", "peer", "peer", "peer", "volume"]
+
+
+def test_ring_changes(cluster):
+    step("weights, copies, kinds; what is refused")
+    p1, p2, p3 = (cluster.peers[name] for name in ("p1", "p2", "p3"))
+    cluster.refuse(["ring", "set-replication", "2"], "like that already")
+    cluster.refuse(["ring", "set-replication", "4"], "the ring has 3", "--force")
+    assert "3 copies" in cluster.ctl("ring", "set-replication", "3")
+    settle(cluster)
+    assert cluster.json("ring", "get")["replication"] == 3
+    cluster.refuse(["peer", "drain", p3.id], "2 would be left for 3 copies")
+    cluster.ctl("ring", "set-replication", "2")
+    settle(cluster)
+    assert p3.id in cluster.ctl("peer", "drain", p3.id)
+    settle(cluster)
+    assert p3.id not in json.dumps(cluster.json("ring", "get"))
+    cluster.refuse(["peer", "drain", p3.id], "not in the ring")
+    assert "3 members" in cluster.ctl("peer", "add", p3.id, "--weight", "5")
+    settle(cluster)
+    step("manual changes")
+    ring = cluster.json("ring", "get")
+    weights = {member["id"]: member["weight"] for member in ring["members"]}
+    assert weights == {p1.id: 1, p2.id: 1, p3.id: 5}
+    cluster.refuse(["ring", "manual-change"], "--file", "--type")
+    cluster.refuse(["ring", "manual-change", "--file", cluster.path("none.json")], "No such file")
+    file = cluster.path("ring.json")
+
+    def change(text, *texts):
+        with open(file, "w") as out:
+            out.write(text if isinstance(text, str) else json.dumps(text))
+        args = ["ring", "manual-change", "--file", file]
+        return cluster.refuse(args, *texts) if texts else cluster.ctl(*args)
+
+    change("{", "no JSON object")
+    change({"kind": "round"}, "no kind of ring")
+    change({**ring, "replication": "2"}, "'replication'")
+    change({**ring, "members": [{"id": "x"}]}, "no UUID")
+    change({**ring, "group_count": 512}, "256 groups", "--force")
+    change({**ring, "overrides": [{"group": 1, "members": [p1.id]}]}, "2 distinct members")
+    change(ring, "like that already")
+    for member in ring["members"]:
+        member["weight"] = 1
+    change({**ring, "overrides": [{"group": 7, "members": [p3.id, p1.id]}]})
+    settle(cluster)
+    after = cluster.json("ring", "get")
+    assert after["overrides"] == [{"group": 7, "members": [p3.id, p1.id]}]
+    assert {member["weight"] for member in after["members"]} == {1}
+    step("another kind, and back")
+    cluster.ctl("ring", "change", "--type", "ketama")
+    settle(cluster)
+    assert cluster.json("ring", "get")["kind"] == "ketama"
+    assert cluster.json("status")["healthy"] is True
+    cluster.refuse(["ring", "change", "--type", "union"], "not a union")
+    cluster.ctl("ring", "change", "--type", "placement")
+    settle(cluster)
+    assert cluster.json("ring", "get")["group_count"] == 4096
 
 
 # --- images ---
@@ -521,16 +602,30 @@ def test_peer_loss(cluster):
     assert status["healthy"] is False and any(p3.id in one for one in status["problems"])
     states = {peer["id"]: peer["state"] for peer in cluster.json("peer", "list")}
     assert states == {p1.id: "alive", p2.id: "alive", p3.id: "dead"}
-    cluster.refuse(["peer", "remove", p3.id], "cannot be asked", "--force")
-    assert "its record is gone" in cluster.ctl("peer", "remove", p3.id, "--force")
+    members = {peer["id"]: peer["member"] for peer in cluster.json("peer", "list")}
+    assert members == {p1.id: "in ring", p2.id: "in ring", p3.id: "down"}
+    cluster.refuse(["peer", "drain", p3.id], "is not running", "peer remove")
+    assert "removed peer " + p3.id in cluster.ctl("peer", "remove", p3.id)
+    settle(cluster)
+    assert "its record is gone" in cluster.ctl("peer", "remove", p3.id)
     cluster.refuse(["peer", "remove", p3.id], "no peer " + p3.id)
     assert "healthy" in cluster.ctl("status")
     cluster.refuse(["peer", "remove", p2.id], "1 would be left for 2 copies")
     p3 = cluster.start_peer("p3", "--auto-join")
     cluster.ctl("block", "load", "/bin/sh", "small")
+    settle(cluster)
     holders = [peer["id"] for peer in cluster.json("status")["peers"] if peer["block_count"] > 0]
     assert len(holders) >= 2
-    cluster.refuse(["peer", "remove", holders[0]], "still holds", "--force")
+    step("a peer that holds blocks is drained, and empty afterwards")
+    cluster.ctl("peer", "drain", holders[0])
+    settle(cluster)
+    def left():
+        peers = {peer["id"]: peer for peer in cluster.json("status")["peers"]}
+        return peers[holders[0]]["block_count"]
+    wait_for("it is empty", lambda: left() == 0, timeout=30)
+    assert execute(cluster.args("block", "dump", "small", "-")).stdout.startswith(read_file("/bin/sh"))
+    cluster.ctl("peer", "add", holders[0])
+    settle(cluster)
     p3.kill()
     wait_for("its death shows", lambda: execute(cluster.args("status")).returncode == 1)
 
@@ -581,6 +676,7 @@ def main():
     test_volumes(cluster)
     test_peers(cluster)
     test_ring_and_status(cluster)
+    test_ring_changes(cluster)
     test_load_and_dump(cluster)
     test_load_errors(cluster)
     test_interrupt(cluster)

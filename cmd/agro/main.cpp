@@ -14,6 +14,8 @@
 namespace agro {
 namespace {
 
+constexpr std::size_t kLabelSizeMax = 64;
+
 struct PeerOptions {
   MetadataChoice metadata;
   std::string data_dir;
@@ -144,6 +146,13 @@ std::string missing_option(const PeerOptions& options) {
   if (options.data_dir.empty() && options.storage != "temp") return "--data-dir is required";
   if (options.addresses.empty()) return "--peer-address is required";
   if (options.size == 0) return "--size is required";
+  for (const std::string* label : {&options.labels.zone, &options.labels.rack, &options.labels.host}) {
+    // They are part of every ring record.
+    if (label->size() > kLabelSizeMax) {
+      return fmt::format("--zone, --rack and --host-label take up to {} bytes, not '{}'",
+                         kLabelSizeMax, *label);
+    }
+  }
   return "";
 }
 

@@ -14,6 +14,7 @@
 #include "common/serving.hpp"
 #include "metadata/open.hpp"
 #include "node/peer_node.hpp"
+#include "ring/placement.hpp"
 
 namespace agro {
 namespace {
@@ -66,6 +67,8 @@ Task<void> init_cluster(Env& env, Metadata& metadata, const StandaloneOptions& o
   RingSpec ring;
   ring.kind = RingKind::empty;
   ring.version = 1;
+  ring.planned_kind = RingKind::placement;
+  ring.group_count = kGroupCountDefault;
   ring.replication = options.replication == 0 ? kReplicationDefault : options.replication;
   return metadata.init_cluster(std::move(cluster), std::move(ring));
 }

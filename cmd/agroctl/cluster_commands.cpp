@@ -1,9 +1,12 @@
 // agroctl init and wipe: a cluster's beginning and end.
 #include <fmt/format.h>
 
+#include <bit>
+
 #include "agroctl/program.hpp"
 #include "base/units.hpp"
 #include "blockset/blockset.hpp"
+#include "ring/placement.hpp"
 #include "storage/block_store.hpp"
 
 namespace agro {
@@ -13,6 +16,8 @@ struct InitOptions {
   std::uint64_t block_size = kBlockSizeDefault;
   std::string block_spec{kBlocksetSpecDefault};
   std::uint32_t replication = 2;
+  std::string ring = "placement";
+  std::uint32_t group_count = 0;  // 0: kGroupCountDefault, of a placement ring
 };
 
 struct WipeOptions {
@@ -31,6 +36,9 @@ Task<void> init(Session& session, InitOptions options) {
   ring.kind = RingKind::empty;
   ring.version = 1;
   ring.replication = options.replication;
+  AGRO_CO_TRY(ring.planned_kind, parse_ring_kind(options.ring));
+  const bool has_groups = ring.planned_kind == RingKind::placement;
+  if (has_groups) ring.group_count = options.group_count == 0 ? kGroupCountDefault : options.group_count;
   const Result<void> made = co_await session.metadata.init_cluster(cluster, std::move(ring));
   if (made.code() == Errc::already_exists) {
     AGRO_CO_TRY(const ClusterRecord present, co_await session.metadata.cluster());
@@ -87,10 +95,26 @@ void add_cluster_commands(CLI::App& app, Program& program) {
       ->add_option("--replication", init_options->replication,
                    "copies of each block, 1 to 16 (default 2)")
       ->check(CLI::Range(1, 16));
+  init_command
+      ->add_option("--ring", init_options->ring, "placement (default), ketama, mod or single")
+      ->check(CLI::IsMember({"placement", "ketama", "mod", "single"}));
+  init_command->add_option("--groups", init_options->group_count,
+                           "placement groups, a power of two up to 65536 (default 4096; some 40 a "
+                           "peer or more keep the cluster balanced; fixed)");
   init_command->final_callback([&program, init_options] {
     const std::uint64_t size = init_options->block_size;
     if (size < kBlockSizeMin || size > kBlockSizeMax || (size & (size - 1)) != 0) {
       throw CLI::ValidationError("--block-size", "must be a power of two from 64KiB to 16MiB");
+    }
+    const std::uint32_t groups = init_options->group_count;
+    if (groups != 0 && (!std::has_single_bit(groups) || groups > kGroupCountMax)) {
+      throw CLI::ValidationError("--groups", "must be a power of two up to 65536");
+    }
+    if (groups != 0 && init_options->ring != "placement") {
+      throw CLI::ValidationError("--groups", "only a placement ring has groups");
+    }
+    if (init_options->ring == "single" && init_options->replication > 1) {
+      throw CLI::ValidationError("--ring", "a single ring holds one copy: say --replication 1");
     }
     const Result<BlocksetSpec> spec = parse_blockset_spec(init_options->block_spec);
     if (!spec.has_value()) throw CLI::ValidationError("--block-spec", spec.error().message);

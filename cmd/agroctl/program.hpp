@@ -12,6 +12,7 @@
 #include "agroctl/table.hpp"
 #include "common/program.hpp"
 #include "metadata/metadata.hpp"
+#include "node/ring_change.hpp"
 #include "node/cluster_report.hpp"
 
 namespace agro {
@@ -51,6 +52,9 @@ void on_command(Program& program, CLI::App& command, std::shared_ptr<Options> op
 
 /// Everything about the cluster at one revision. Errors: not_found, before init.
 Task<ClusterView> cluster_view(Metadata& metadata);
+
+/// Changes the ring and prints "DONE; the ring is version N with M members", and that blocks move.
+Task<void> change_and_tell(Metadata& metadata, RingChange change, std::string done);
 
 /// Options of `volume create-block`, and of `block load` for a new volume. Returns what was made.
 /// Errors: invalid_argument, saying what to use; already_exists.

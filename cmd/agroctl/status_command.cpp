@@ -80,8 +80,11 @@ std::string to_text(const ClusterReport& report) {
   const RingSpec& ring = report.view.ring;
   std::string out = fmt::format("cluster {}, blocks of {}, {}\n", cluster.id.to_string(),
                                 format_size(cluster.block_size), cluster.block_spec);
-  out += fmt::format("ring version {}, {}, {} members, {} copies\n\n", ring.version,
+  out += fmt::format("ring version {}, {}, {} members, {} copies\n", ring.version,
                      ring_kind_name(ring.kind), ring_peers(ring).size(), ring.replication);
+  out += fmt::format("{} distinct replica sets: when {} random peers are lost at once, data is lost "
+                     "with a chance of {:.3g} %\n\n",
+                     report.risk.set_count, ring.replication, 100 * report.risk.chance);
   out += peer_table(report).render(Format::text, "no peers") + "\n";
   out += volume_table(report).render(Format::text, "no volumes") + "\n";
   for (const std::string& problem : report.problems) out += "! " + problem + "\n";

@@ -23,10 +23,19 @@ Json members_json(const RingSpec& ring) {
 }
 
 Json ring_summary(const RingSpec& ring) {
-  return {{"version", ring.version},
-          {"kind", ring_kind_name(ring.kind)},
-          {"replication", ring.replication},
-          {"member_count", ring_peers(ring).size()}};
+  Json json = {{"version", ring.version},
+               {"kind", ring_kind_name(ring.kind)},
+               {"replication", ring.replication},
+               {"member_count", ring_peers(ring).size()}};
+  if (ring.group_count != 0) json["group_count"] = ring.group_count;
+  return json;
+}
+
+Json ring_and_risk(const ClusterReport& report) {
+  Json json = ring_summary(report.view.ring);
+  json["replica_set_count"] = report.risk.set_count;
+  json["loss_chance"] = report.risk.chance;
+  return json;
 }
 
 }  // namespace
@@ -54,7 +63,7 @@ Json peers_json(const ClusterReport& report) {
 }
 
 Json ring_json(const ClusterReport& report) {
-  Json json = ring_summary(report.view.ring);
+  Json json = ring_and_risk(report);
   json["members"] = members_json(report.view.ring);
   json["parts"] = Json::array();
   for (const RingSpec& part : report.view.ring.parts) {
@@ -83,7 +92,7 @@ Json status_json(const ClusterReport& report) {
                      {"block_size_bytes", cluster.block_size},
                      {"block_spec", cluster.block_spec},
                      {"created", time_json(cluster.created_unix_ms)}};
-  json["ring"] = ring_summary(report.view.ring);
+  json["ring"] = ring_and_risk(report);
   json["peers"] = peers_json(report);
   json["volumes"] = volumes_json(report);
   return json;

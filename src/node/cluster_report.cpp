@@ -146,6 +146,8 @@ Task<ClusterReport> gather_cluster_report(Env& env, ClusterClient& client) {
   report.view = client.view();
   AGRO_CO_TRY_OK(co_await ask_peers(env, client, report));
   AGRO_CO_TRY_OK(co_await look_at_volumes(client.metadata(), report));
+  const Result<std::shared_ptr<const Ring>> ring = make_ring(report.view.ring);
+  if (ring.has_value()) report.risk = loss_risk(**ring);
   judge(report);
   co_return report;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "node/cluster_client.hpp"
+#include "ring/ring.hpp"
 
 namespace agro {
 
@@ -31,6 +32,8 @@ struct ClusterReport {
   ClusterView view;
   std::vector<ReportedPeer> peers;
   std::vector<ReportedVolume> volumes;
+  /// Of the ring that is to be.
+  LossRisk risk;
   std::vector<std::string> problems;
   bool healthy = false;
 };
