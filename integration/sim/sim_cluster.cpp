@@ -85,7 +85,8 @@ Result<void> SimCluster::start() {
   ring.version = 1;
   ring.replication = options_.replication;
   AGRO_TRY_OK(loop.run(metadata_->init_cluster(cluster, ring)));
-  for (std::size_t index = 0; index < hosts_.size(); ++index) AGRO_TRY_OK(start_peer(index));
+  const std::size_t started = options_.started_count > 0 ? options_.started_count : hosts_.size();
+  for (std::size_t index = 0; index < started; ++index) AGRO_TRY_OK(start_peer(index));
   NewVolume volume;
   volume.name = "demo";
   volume.size = options_.volume_size;
@@ -102,6 +103,7 @@ Result<void> SimCluster::start_peer(std::size_t index) {
   options.size = options_.store_size;
   options.addresses = {Address{Address::Kind::tcp, {}, host.name, 7000}};
   options.auto_join = true;
+  options.background = options_.background;
   options.lease_ttl = options_.lease_ttl;
   AGRO_TRY(host.node, loop.run(PeerNode::start(host.env, *host.kv, options)));
   return {};

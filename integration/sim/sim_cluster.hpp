@@ -53,6 +53,8 @@ class SimCluster {
     std::uint64_t volume_size = 2 * 1024 * 1024;
     std::uint32_t min_copies = 0;
     std::chrono::milliseconds lease_ttl{2000};
+    std::uint32_t started_count = 0;  // peers that start() starts; 0: all
+    BackgroundOptions background{};
   };
 
   SimCluster(std::uint64_t seed, Options options);
@@ -82,6 +84,7 @@ class SimCluster {
 
   SimDisk& disk(std::size_t index) { return *hosts_[index]->disk; }
   Metrics& client_metrics() { return client_->metrics; }
+  std::size_t host_count() const { return hosts_.size(); }
   bool peer_runs(std::size_t index) const { return hosts_[index]->node != nullptr; }
 
   /// The peer is up and connected, and silent (SIGSTOP, or cut off), until it is told to go on.

@@ -19,6 +19,12 @@ constexpr Duration kRegisterAgain = std::chrono::milliseconds(200);
 constexpr std::size_t kPurgeAtOnce = 4096;
 constexpr Duration kCoordinateEvery = std::chrono::seconds(1);
 
+bool is_alive(const ClusterView& view, const PeerId& id) {
+  return std::any_of(view.peers.begin(), view.peers.end(), [&id](const PeerView& peer) {
+    return peer.record.id == id && peer.alive;
+  });
+}
+
 }  // namespace
 
 Result<StorageKind> parse_storage_kind(std::string_view text) {
@@ -212,7 +218,11 @@ bool PeerNode::is_coordinator() const {
 Job PeerNode::coordinate() {
   while (!stopping_) {
     Result<void> done;
-    if (is_coordinator()) done = co_await finish_ring_change();
+    note_the_dead();
+    if (is_coordinator()) {
+      done = co_await finish_ring_change();
+      if (done.has_value()) done = co_await take_out_the_dead();
+    }
     if (!done.has_value() && done.code() != Errc::conflict) {
       log_warning("peer {}: changing the ring: {}", id_.to_string(), done.error().to_string());
     }
@@ -239,16 +249,41 @@ Task<void> PeerNode::finish_ring_change() {
     sure_copies = std::min(sure_copies, position.degraded_copies.value_or(sure_copies));
   }
   std::uint32_t dead_count = 0;
-  for (const PeerId& id : ring_peers(view.ring)) {
-    const bool alive = std::any_of(view.peers.begin(), view.peers.end(), [&id](const PeerView& peer) {
-      return peer.record.id == id && peer.alive;
-    });
-    dead_count += alive ? 0 : 1;
-  }
+  for (const PeerId& id : ring_peers(view.ring)) dead_count += is_alive(view, id) ? 0 : 1;
   if (dead_count > 0 && dead_count >= sure_copies) co_return Result<void>();
   const RingSpec target = plain_target(view.ring);
   AGRO_CO_TRY_OK(co_await metadata_.publish_ring(target, view.ring.version));
   log_info("ring {}: the change is complete", target.version);
+  co_return Result<void>();
+}
+
+void PeerNode::note_the_dead() {
+  std::vector<PeerId> down;
+  for (const PeerId& id : ring_peers(target_of(cluster_->view().ring))) {
+    if (!is_alive(cluster_->view(), id)) down.push_back(id);
+  }
+  down_times_.observe(down, env_.clock.now());
+}
+
+/// Members that were down for too long leave the ring, one at a time, where that can be done without
+/// a doubt: what is refused without force is left for people to decide.
+Task<void> PeerNode::take_out_the_dead() {
+  if (options_.background.down_out == Duration(0)) co_return Result<void>();
+  const std::vector<PeerId> due =
+      down_times_.longer_than(options_.background.down_out, env_.clock.now());
+  for (std::size_t index = 0; index < due.size(); ++index) {
+    RingChange change;
+    change.kind = RingChangeKind::remove;
+    change.members.push_back({.id = due[index]});
+    const Result<RingSpec> changed = co_await change_ring(metadata_, std::move(change));
+    if (changed.has_value()) {
+      log_warning("peer {} was down for {} s: taken out of the ring", due[index].to_string(),
+                  std::chrono::duration_cast<std::chrono::seconds>(options_.background.down_out)
+                      .count());
+    } else if (changed.code() != Errc::conflict) {
+      co_return fail(changed.error());
+    }
+  }
   co_return Result<void>();
 }
 

@@ -12,6 +12,7 @@
 #include "base/env.hpp"
 #include "distributor/peer_service.hpp"
 #include "distributor/protocols/adp/adp_server.hpp"
+#include "distributor/rebalance/down_times.hpp"
 #include "metadata/lease.hpp"
 #include "metadata/metadata.hpp"
 #include "node/cluster_client.hpp"
@@ -75,6 +76,8 @@ class PeerNode final : private PeerService::Background {
   Job coordinate();
   bool is_coordinator() const;
   Task<void> finish_ring_change();
+  void note_the_dead();
+  Task<void> take_out_the_dead();
   Task<void> purge(VolumeId volume);
 
   Env& env_;
@@ -89,6 +92,7 @@ class PeerNode final : private PeerService::Background {
   std::unique_ptr<Lease> lease_;
   std::unique_ptr<ClusterClient> cluster_;
   std::unique_ptr<Rebalancer> rebalancer_;
+  DownTimes down_times_;
   std::int64_t started_unix_ms_ = 0;
   std::uint64_t reported_used_ = 0;
   bool joined_ = false;  // with auto_join: it was in the ring once
