@@ -422,7 +422,7 @@ def test_ring_changes(cluster):
     cluster.ctl("ring", "change", "--type", "ketama")
     settle(cluster)
     assert cluster.json("ring", "get")["kind"] == "ketama"
-    assert cluster.json("status")["healthy"] is True
+    wait_for("it is healthy", lambda: execute(cluster.args("status")).returncode == 0, timeout=30)
     cluster.refuse(["ring", "change", "--type", "union"], "not a union")
     cluster.ctl("ring", "change", "--type", "placement")
     settle(cluster)
@@ -614,15 +614,15 @@ def test_peer_loss(cluster):
     p3 = cluster.start_peer("p3", "--auto-join")
     cluster.ctl("block", "load", "/bin/sh", "small")
     settle(cluster)
-    holders = [peer["id"] for peer in cluster.json("status")["peers"] if peer["block_count"] > 0]
+    def block_counts():
+        status = json.loads(execute(cluster.args("status", "--json")).stdout)
+        return {peer["id"]: peer["block_count"] for peer in status["peers"]}
+    holders = [peer for peer, count in block_counts().items() if count]
     assert len(holders) >= 2
     step("a peer that holds blocks is drained, and empty afterwards")
     cluster.ctl("peer", "drain", holders[0])
     settle(cluster)
-    def left():
-        peers = {peer["id"]: peer for peer in cluster.json("status")["peers"]}
-        return peers[holders[0]]["block_count"]
-    wait_for("it is empty", lambda: left() == 0, timeout=30)
+    wait_for("it is empty", lambda: block_counts()[holders[0]] == 0, timeout=30)
     assert execute(cluster.args("block", "dump", "small", "-")).stdout.startswith(read_file("/bin/sh"))
     cluster.ctl("peer", "add", holders[0])
     settle(cluster)

@@ -162,13 +162,16 @@ Result<void> check_copies_left(const ClusterView& view, const RingSpec& target) 
   }
   if (!takes_dead || view.volumes.empty()) return {};
   AGRO_TRY(const std::shared_ptr<const Ring> present, make_ring(view.ring));
-  if (dead_count < present->sure_copies()) return {};
+  std::uint32_t sure_copies = present->sure_copies();
+  for (const VolumeRecord& volume : view.volumes) {
+    sure_copies = std::min(sure_copies, copy_count_of(volume, target_of(view.ring)));
+  }
+  if (dead_count < sure_copies) return {};
   return fail(
       Errc::conflict,
       fmt::format("{} of the ring's peers are dead and blocks are sure to have {} {}: without these "
                   "peers some may be lost; start them again, or use --force",
-                  dead_count, present->sure_copies(),
-                  present->sure_copies() == 1 ? "copy" : "copies"));
+                  dead_count, sure_copies, sure_copies == 1 ? "copy" : "copies"));
 }
 
 Result<RingSpec> target_after(const ClusterView& view, const RingChange& change) {

@@ -188,6 +188,8 @@ TEST(RingChangeTest, Refusals) {
   one_dead.peers[3].alive = false;
   ClusterView two_dead = one_dead;
   two_dead.peers[2].alive = false;
+  ClusterView narrow = one_dead;
+  narrow.volumes[0].replication = 1;
   ClusterView wide = view_of(4, 3);
   wide.volumes[0].replication = 3;
   RingSpec regrouped = two.ring;
@@ -224,7 +226,9 @@ TEST(RingChangeTest, Refusals) {
       {two, replace_by(two.ring), Errc::already_exists, "like that already", false},
       {two, replace_by(regrouped), Errc::conflict, "64 groups", true},
       {two_dead, change_of(RingChangeKind::remove, {member(4)}), Errc::conflict,
-       "2 of the ring's peers are dead and blocks are sure to have 2 copies", true}};
+       "2 of the ring's peers are dead and blocks are sure to have 2 copies", true},
+      {narrow, change_of(RingChangeKind::remove, {member(4)}), Errc::conflict,
+       "sure to have 1 copy", true}};
   for (const Case& one_case : cases) {
     SCOPED_TRACE(one_case.text);
     const Result<RingSpec> refused = plan_change(one_case.view, one_case.change);
