@@ -187,7 +187,7 @@ def test_usage_errors(directory):
     refuse(ctl + ["volume", "list"], "--metadata sqlite:PATH", "AGRO_METADATA",
            env={**CLEAN_ENV, "HOME": directory})
     refuse(ctl + ["-C", "temp:", "volume", "list"], "sqlite:PATH")
-    refuse(ctl + ["-C", "etcd://localhost", "volume", "list"], "later version")
+    refuse(ctl + ["-C", "etcd://localhost:1", "volume", "list"], "no etcd answers at localhost:1")
     refuse(ctl + ["-C", "mysql:x", "volume", "list"], "mysql:x", "sqlite:PATH")
     missing = os.path.join(directory, "none", "meta.db")
     refuse(ctl + ["-C", "sqlite:" + missing, "volume", "list"], missing, "init")
