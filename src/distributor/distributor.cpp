@@ -75,9 +75,13 @@ Distributor::PeerPtr Distributor::find_peer(const PeerId& id) const {
 
 void Distributor::match_members() {
   member_peers_.clear();
+  target_peers_.clear();
   if (ring_ != nullptr) {
     for (const RingMember& member : ring_->members()) {
       member_peers_.push_back(find_peer(member.id));
+    }
+    for (const RingMember& member : ring_->target().members()) {
+      target_peers_.push_back(find_peer(member.id));
     }
   }
   any_local_ = std::any_of(peers_.begin(), peers_.end(),
@@ -144,29 +148,13 @@ std::uint32_t Distributor::copy_count() const {
   return ring_ == nullptr ? 0 : ring_->replication();
 }
 
-namespace {
-
-/// The fewest copies that any part of a ring makes; 0: it has no members.
-std::uint32_t least_replication(const RingSpec& spec) {
-  if (spec.kind == RingKind::empty) return 0;
-  if (spec.kind != RingKind::union_) return spec.replication;
-  std::uint32_t least = 0;
-  for (const RingSpec& part : spec.parts) {
-    const std::uint32_t copies = least_replication(part);
-    if (copies > 0) least = least == 0 ? copies : std::min(least, copies);
-  }
-  return least;
-}
-
-}  // namespace
-
 std::uint32_t Distributor::sure_copies() const {
-  return ring_ == nullptr ? 0 : least_replication(ring_->spec());
+  return ring_ == nullptr ? 0 : ring_->sure_copies();
 }
 
 std::uint32_t Distributor::ready_count() const {
   return static_cast<std::uint32_t>(
-      std::count_if(member_peers_.begin(), member_peers_.end(), [this](const PeerPtr& member) {
+      std::count_if(target_peers_.begin(), target_peers_.end(), [this](const PeerPtr& member) {
         return member != nullptr && member->peer->connected() && !is_suspect(*member);
       }));
 }

@@ -131,6 +131,7 @@ class Distributor final : public BlockBackend {
   std::shared_ptr<const Ring> ring_;
   std::map<PeerId, PeerPtr> peers_;
   std::vector<PeerPtr> member_peers_;  // as ring_->members(); null: no such peer
+  std::vector<PeerPtr> target_peers_;  // as ring_->target().members()
   bool any_local_ = false;
   std::vector<std::uint32_t> permutation_;  // scratch; no await while it is in use
   std::vector<std::uint32_t> page_crcs_;    // scratch of try_read()

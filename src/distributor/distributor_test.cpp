@@ -303,6 +303,26 @@ TEST_F(DistributorTest, PeersRefuseWritesOfOlderRings) {
   EXPECT_TRUE(write(1, {.checksummed = true, .repair = true}).has_value());
 }
 
+// Goal: a leaving peer gets no new block, not even when those that stay fail or are slow.
+TEST_F(DistributorTest, LeavingPeersGetNoWrites) {
+  RingSpec staying = ring_->spec();
+  const PeerId leaving = staying.members.back().id;
+  staying.members.pop_back();
+  RingSpec both;
+  both.kind = RingKind::union_;
+  both.version = 2;
+  both.replication = 2;
+  both.parts = {ring_->spec(), staying};
+  distributor_.set_ring(make_ring(both).value());
+  peers_[0]->error = Errc::io_error;
+  for (std::uint64_t index = 1; index < 50; ++index) EXPECT_TRUE(write(index).has_value());
+  peers_[1]->error = Errc::io_error;
+  EXPECT_EQ(write(50).code(), Errc::no_quorum);
+  for (const auto& peer : peers_) {
+    if (peer->id() == leaving) EXPECT_TRUE(peer->store.blocks.empty());
+  }
+}
+
 TEST_F(DistributorTest, RepairingWritesPassFences) {
   ASSERT_TRUE(write(1, {.copy_count = 1}).has_value());
   ASSERT_TRUE(sim_.run(distributor_.fence(VolumeId{1}, Epoch{2})).has_value());

@@ -9,13 +9,15 @@
 
 namespace agro {
 
+/// Members of the ring that is to be, only: what a leaving peer took now, nobody would know of once
+/// it has left.
 std::vector<Distributor::PeerPtr> Distributor::write_candidates(const BlockRef& ref) {
   std::vector<PeerPtr> candidates;
   if (ring_ == nullptr) return candidates;
-  ring_->permutation(ref, permutation_);
+  ring_->target().permutation(ref, permutation_);
   candidates.reserve(permutation_.size());
   for (const std::uint32_t member : permutation_) {
-    const PeerPtr& state = member_peers_[member];
+    const PeerPtr& state = target_peers_[member];
     if (state != nullptr && state->peer->connected()) candidates.push_back(state);
   }
   std::stable_partition(candidates.begin(), candidates.end(),
