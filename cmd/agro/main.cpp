@@ -5,9 +5,9 @@
 
 #include "agro/standalone.hpp"
 #include "base/units.hpp"
+#include "common/cluster_source.hpp"
 #include "common/program.hpp"
 #include "distributor/peer_address.hpp"
-#include "internal/http/metrics_server.hpp"
 #include "metadata/open.hpp"
 #include "node/peer_node.hpp"
 
@@ -20,7 +20,7 @@ struct PeerOptions {
   MetadataChoice metadata;
   std::string data_dir;
   std::vector<std::string> addresses;
-  std::vector<std::string> metrics;
+  std::vector<std::string> http;
   std::uint64_t size = 0;
   std::string storage = "mmap";
   bool auto_join = false;
@@ -43,6 +43,40 @@ Result<PeerNodeOptions> node_options(const PeerOptions& options) {
   return node;
 }
 
+/// The HTTP server of a peer, and what it tells; nothing at all without --http.
+class PeerHttp {
+ public:
+  static Task<std::unique_ptr<PeerHttp>> start(Env& env, Kv& kv, PeerNode& node,
+                                               std::vector<std::string> texts) {
+    auto http = std::make_unique<PeerHttp>();
+    AGRO_CO_TRY(const std::vector<Address> addresses, http_addresses(texts));
+    if (addresses.empty()) co_return std::move(http);
+    AGRO_CO_TRY(http->cluster_, co_await ClusterClient::start(env, kv));
+    http->source_ = std::make_unique<ClusterSource>(env, *http->cluster_);
+    http->source_->add_peer(node);
+    http->server_ = std::make_unique<http::Server>(env, *http->source_);
+    Result<void> listening;
+    for (const Address& address : addresses) {
+      const Result<Address> bound = co_await http->server_->listen(address);
+      if (listening.has_value() && !bound.has_value()) listening = fail(bound.error());
+    }
+    if (listening.has_value()) co_return std::move(http);
+    co_await http->stop();
+    co_return fail(listening.error());
+  }
+
+  Awaitable<void> stop() {
+    if (server_ == nullptr) co_return;
+    co_await server_->stop();
+    co_await cluster_->stop();
+  }
+
+ private:
+  std::unique_ptr<ClusterClient> cluster_;
+  std::unique_ptr<ClusterSource> source_;
+  std::unique_ptr<http::Server> server_;
+};
+
 Task<void> serve_peer(SystemEnv& system, Kv& kv, PeerOptions options) {
   Env& env = system.env();
   AGRO_CO_TRY(PeerNodeOptions wanted, node_options(options));
@@ -51,23 +85,9 @@ Task<void> serve_peer(SystemEnv& system, Kv& kv, PeerOptions options) {
   }
   AGRO_CO_TRY(const std::unique_ptr<PeerNode> node,
               co_await PeerNode::start(env, kv, std::move(wanted)));
-  http::MetricsServer metrics(env, [&env, &node] {
-    const StoreStats stats = node->stats();
-    env.metrics.get("agro_store_size_bytes").value = stats.size;
-    env.metrics.get("agro_store_used_bytes").value = stats.used;
-    env.metrics.get("agro_store_blocks").value = stats.block_count;
-    env.metrics.get("agro_store_index_bytes").value = stats.index_bytes;
-    env.metrics.get("agro_store_syncs_total").value = stats.sync_count;
-    env.metrics.get("agro_store_written_bytes_total").value = stats.bytes_written;
-  });
+  Result<std::unique_ptr<PeerHttp>> http = co_await PeerHttp::start(env, kv, *node, options.http);
   Result<void> outcome;
-  for (const std::string& text : options.metrics) {
-    const Result<Address> address = parse_address(text);
-    if (!address.has_value()) outcome = fail(address.error());
-    if (!outcome.has_value()) break;
-    const Result<Address> bound = co_await metrics.listen(*address);
-    if (!bound.has_value()) outcome = fail(bound.error());
-  }
+  if (!http.has_value()) outcome = fail(http.error());
   if (outcome.has_value()) {
     std::printf("agro %s: peer %s", AGRO_VERSION, node->id().to_string().c_str());
     for (const Address& address : node->addresses()) {
@@ -77,7 +97,7 @@ Task<void> serve_peer(SystemEnv& system, Kv& kv, PeerOptions options) {
     std::fflush(stdout);
     while (!system.stop_requested()) co_await system.stop_event().wait();
   }
-  co_await metrics.stop();
+  if (http.has_value()) co_await (*http)->stop();
   Result<void> stopped = co_await node->stop();
   co_return outcome.has_value() ? stopped : outcome;
 }
@@ -113,7 +133,7 @@ void add_standalone_options(CLI::App& app, StandaloneOptions& options) {
   add_size_option(app, "--block-size", options.block_size,
                   "largest block, a power of two, 64KiB to 16MiB (default 1MiB; fixed at first start)");
   app.add_option("--nbd", options.nbd, "serve NBD here too: unix:PATH or tcp:HOST:PORT");
-  app.add_option("--metrics", options.metrics, "serve metrics here too: unix:PATH or tcp:HOST:PORT");
+  app.add_option("--http,--metrics", options.http, kHttpHelp);
   app.add_option("--create-volume", options.create_volumes,
                  "NAME=SIZE: make this volume when there is none of that name");
   options.read_cache = 64 * kMiB;
@@ -133,7 +153,7 @@ void add_peer_options(CLI::App& app, PeerOptions& options) {
   add_size_option(app, "--size", options.size, "most that the store may use");
   app.add_option("--storage", options.storage, "mmap: files; temp: memory, lost at the end")
       ->check(CLI::IsMember({"mmap", "temp"}));
-  app.add_option("--metrics", options.metrics, "serve metrics: unix:PATH or tcp:HOST:PORT");
+  app.add_option("--http,--metrics", options.http, kHttpHelp);
   app.add_flag("--auto-join", options.auto_join, "add this peer to the ring");
   app.add_option("--zone", options.labels.zone, "failure domain: zone");
   app.add_option("--rack", options.labels.rack, "failure domain: rack");

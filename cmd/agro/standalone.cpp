@@ -190,8 +190,8 @@ Task<void> start_all(SystemEnv& system, Standalone& node, StandaloneOptions& opt
   Env& env = system.env();
   AGRO_CO_TRY(const std::vector<Address> nbd,
               addresses_of(options.nbd, options.data_dir + "/nbd.sock"));
-  AGRO_CO_TRY(const std::vector<Address> metrics,
-              addresses_of(options.metrics, options.data_dir + "/metrics.sock"));
+  AGRO_CO_TRY(std::vector<Address> http, http_addresses(options.http));
+  http.push_back({Address::Kind::unix_socket, options.data_dir + "/metrics.sock", {}, 0});
   AGRO_CO_TRY(const bool present, co_await check_data_dir(env, options));
   const std::string uri = "sqlite:" + options.data_dir + "/meta.db";
   AGRO_CO_TRY(node.kv, co_await open_kv(env, uri, !present));
@@ -206,9 +206,10 @@ Task<void> start_all(SystemEnv& system, Standalone& node, StandaloneOptions& opt
   AGRO_CO_TRY(node.serving, co_await Serving::start(env, *node.kv, std::move(manager)));
   for (const std::unique_ptr<PeerNode>& peer : node.peers) {
     node.serving->cluster().add_local_peer(peer->service());
+    node.serving->source().add_peer(*peer);
   }
   AGRO_CO_TRY_OK(co_await node.serving->listen_nbd(nbd));
-  AGRO_CO_TRY_OK(co_await node.serving->listen_metrics(metrics));
+  AGRO_CO_TRY_OK(co_await node.serving->listen_http(http));
   AGRO_CO_TRY(const std::vector<VolumeRecord> volumes, co_await metadata.list_volumes());
   print_usage(options, *node.serving, volumes);
   co_return Result<void>();

@@ -18,7 +18,7 @@ struct StandaloneOptions {
   std::string storage = "mmap";
   std::uint64_t block_size = 0;       // 0: what is there, else 1 MiB
   std::vector<std::string> nbd;       // beside DIR/nbd.sock
-  std::vector<std::string> metrics;   // beside DIR/metrics.sock
+  std::vector<std::string> http;      // beside DIR/metrics.sock
   std::vector<std::string> create_volumes;  // NAME=SIZE, when there is none of that name
   std::uint64_t read_cache = 0;       // bytes
   std::uint64_t write_buffer = 0;     // bytes

@@ -14,7 +14,7 @@ namespace {
 struct ServeOptions {
   MetadataChoice metadata;
   std::vector<std::string> listen;
-  std::vector<std::string> metrics;
+  std::vector<std::string> http;
   std::vector<std::string> volumes;
   std::vector<std::string> force_recovery;
   std::uint64_t read_cache = 64 * kMiB;
@@ -40,7 +40,7 @@ Task<void> check_volumes(Serving& serving, const std::vector<std::string>& names
 
 Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
   AGRO_CO_TRY(const std::vector<Address> listen, parse_all(options.listen));
-  AGRO_CO_TRY(const std::vector<Address> metrics, parse_all(options.metrics));
+  AGRO_CO_TRY(const std::vector<Address> http, http_addresses(options.http));
   VolumeManagerOptions manager;
   manager.holder = holder_name("agroblock");
   manager.names.insert(options.volumes.begin(), options.volumes.end());
@@ -52,7 +52,7 @@ Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
   Result<void> outcome = co_await check_volumes(*serving, options.volumes);
   if (outcome.has_value()) outcome = co_await check_volumes(*serving, options.force_recovery);
   if (outcome.has_value()) outcome = co_await serving->listen_nbd(listen);
-  if (outcome.has_value()) outcome = co_await serving->listen_metrics(metrics);
+  if (outcome.has_value()) outcome = co_await serving->listen_http(http);
   if (outcome.has_value()) {
     for (const Address& address : listen) {
       std::printf("agroblock %s: serving NBD on %s\n", AGRO_VERSION, address.to_string().c_str());
@@ -88,7 +88,7 @@ int run(int argc, char** argv) {
                    "unix:PATH or tcp:HOST:PORT (default tcp:127.0.0.1:10809)")
       ->allow_extra_args(false);
   serve_command
-      ->add_option("--metrics", options.metrics, "serve metrics: unix:PATH or tcp:HOST:PORT")
+      ->add_option("--http,--metrics", options.http, kHttpHelp)
       ->allow_extra_args(false);
   serve_command->add_option("volumes", options.volumes, "volumes to serve (default: all)");
   serve_command

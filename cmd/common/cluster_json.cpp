@@ -85,6 +85,19 @@ Json volumes_json(const ClusterReport& report) {
   return volumes;
 }
 
+Json work_json(const ClusterReport& report) {
+  Json removals = Json::array();
+  for (const Tombstone& tombstone : report.view.tombstones) {
+    Json peers = Json::array();
+    for (const PeerId& peer : tombstone.peers) peers.push_back(peer.to_string());
+    removals.push_back({{"volume", tombstone.name},
+                        {"deleted", time_json(tombstone.deleted_unix_ms)},
+                        {"peers_left", std::move(peers)}});
+  }
+  return {{"ring_changing", report.view.ring.kind == RingKind::union_},
+          {"removals", std::move(removals)}};
+}
+
 Json status_json(const ClusterReport& report) {
   const ClusterRecord& cluster = *report.view.cluster;
   Json json = {{"healthy", report.healthy}, {"problems", report.problems}};

@@ -16,8 +16,9 @@ Task<std::unique_ptr<Serving>> Serving::start(Env& env, Kv& kv, VolumeManagerOpt
       std::make_unique<VolumeManager>(env, kv, *serving->cluster_, std::move(options));
   serving->server_ =
       std::make_unique<nbd::Server>(env.executor, env.clock, env.metrics, *serving->manager_);
-  serving->metrics_server_ = std::make_unique<http::MetricsServer>(
-      env, [self = serving.get()] { self->collect_metrics(); });
+  serving->source_ = std::make_unique<ClusterSource>(env, *serving->cluster_);
+  serving->source_->set_manager(*serving->manager_);
+  serving->http_server_ = std::make_unique<http::Server>(env, *serving->source_);
   co_return std::move(serving);
 }
 
@@ -28,9 +29,9 @@ Task<void> Serving::listen_nbd(std::vector<Address> addresses) {
   co_return Result<void>();
 }
 
-Task<void> Serving::listen_metrics(std::vector<Address> addresses) {
+Task<void> Serving::listen_http(std::vector<Address> addresses) {
   for (const Address& address : addresses) {
-    AGRO_CO_TRY([[maybe_unused]] const Address bound, co_await metrics_server_->listen(address));
+    AGRO_CO_TRY([[maybe_unused]] const Address bound, co_await http_server_->listen(address));
   }
   co_return Result<void>();
 }
@@ -47,27 +48,9 @@ Task<void> Serving::stop() {
   group.spawn(stop_server(*server_));
   Result<void> result = co_await manager_->stop();
   co_await group.join();
-  co_await metrics_server_->stop();
+  co_await http_server_->stop();
   co_await cluster_->stop();
   co_return result;
-}
-
-void Serving::collect_metrics() {
-  for (const VolumeManager::Attached& one : manager_->attached()) {
-    const auto set = [&](const char* name, std::uint64_t value) {
-      env_.metrics.get(fmt::format("{}{{volume=\"{}\"}}", name, one.name)).value = value;
-    };
-    set("agro_volume_mapped_bytes", one.status.mapped_bytes);
-    set("agro_volume_stored_bytes", one.status.stored_bytes);
-    set("agro_volume_blocks", one.status.block_count);
-    set("agro_volume_map_memory_bytes", one.status.map_memory_bytes);
-    set("agro_volume_log_bytes", one.status.log_bytes);
-    set("agro_volume_suspended", one.status.suspended.empty() ? 0 : 1);
-    set("agro_volume_failed", one.status.failed.empty() ? 0 : 1);
-  }
-  const Space space = cluster_->distributor().space();
-  env_.metrics.get("agro_space_size_bytes").value = space.size;
-  env_.metrics.get("agro_space_used_bytes").value = space.used;
 }
 
 std::string Serving::status_line(double seconds) {

@@ -6,14 +6,14 @@
 #include <vector>
 
 #include "base/system_env.hpp"
-#include "internal/http/metrics_server.hpp"
+#include "common/cluster_source.hpp"
 #include "internal/nbd/server.hpp"
 #include "node/cluster_client.hpp"
 #include "node/volume_manager.hpp"
 
 namespace agro {
 
-/// Cluster client, volume manager, NBD server and metrics, started and stopped in order.
+/// Cluster client, volume manager, NBD server and HTTP server, started and stopped in order.
 class Serving {
  public:
   /// Errors: those of ClusterClient::start. `env` and `kv` outlive it.
@@ -21,10 +21,11 @@ class Serving {
 
   ClusterClient& cluster() { return *cluster_; }
   VolumeManager& manager() { return *manager_; }
+  ClusterSource& source() { return *source_; }
 
   /// Errors: already_exists, naming the address in use; io_error.
   Task<void> listen_nbd(std::vector<Address> addresses);
-  Task<void> listen_metrics(std::vector<Address> addresses);
+  Task<void> listen_http(std::vector<Address> addresses);
 
   /// Ends connections, detaches volumes, leaves the cluster. Errors: what kept a volume from a clean
   /// detach.
@@ -35,13 +36,13 @@ class Serving {
 
  private:
   explicit Serving(Env& env) : env_(env) {}
-  void collect_metrics();
 
   Env& env_;
   std::unique_ptr<ClusterClient> cluster_;
   std::unique_ptr<VolumeManager> manager_;
   std::unique_ptr<nbd::Server> server_;
-  std::unique_ptr<http::MetricsServer> metrics_server_;
+  std::unique_ptr<ClusterSource> source_;
+  std::unique_ptr<http::Server> http_server_;
   std::uint64_t read_before_ = 0;
   std::uint64_t written_before_ = 0;
 };

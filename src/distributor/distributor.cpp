@@ -42,11 +42,11 @@ void Distributor::set_peers(std::map<PeerId, std::shared_ptr<Peer>> peers) {
       states[id] = known;
       continue;
     }
-    const std::string label = fmt::format("{{peer=\"{}\"}}", id.to_string());
+    const MetricLabels label{{"peer", id.to_string()}};
     states[id] = std::make_shared<PeerState>(PeerState{
         std::move(peer),
-        env_.metrics.get("agro_peer_requests_total" + label, "Requests sent to a peer"),
-        env_.metrics.get("agro_peer_errors_total" + label, "Requests to a peer that failed"), 0,
+        env_.metrics.get("agro_peer_requests_total", "Requests sent to a peer", label),
+        env_.metrics.get("agro_peer_errors_total", "Requests to a peer that failed", label), 0,
         TimePoint(), Duration(0)});
     listen(states[id]);
   }

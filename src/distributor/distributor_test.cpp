@@ -567,9 +567,9 @@ TEST_F(DistributorTest, SpaceForCopiesAsATable) {
 TEST_F(DistributorTest, PeersAreCounted) {
   refuse(ranked(1, 0), Errc::io_error);
   ASSERT_TRUE(write(1).has_value());
-  const std::string label = "{peer=\"" + ranked(1, 0).id().to_string() + "\"}";
-  EXPECT_EQ(node_.metrics().value("agro_peer_requests_total" + label), 1U);
-  EXPECT_EQ(node_.metrics().value("agro_peer_errors_total" + label), 1U);
+  const MetricLabels label{{"peer", ranked(1, 0).id().to_string()}};
+  EXPECT_EQ(node_.metrics().value("agro_peer_requests_total", label), 1U);
+  EXPECT_EQ(node_.metrics().value("agro_peer_errors_total", label), 1U);
 }
 
 // Goal: stop() waits for late attempts, ends waiting calls, and refuses new ones.

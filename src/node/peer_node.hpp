@@ -57,6 +57,8 @@ class PeerNode final : private PeerService::Background {
   const std::shared_ptr<PeerService>& service() const { return service_; }
   const std::vector<Address>& addresses() const { return record_addresses_; }
   StoreStats stats() const { return store_->stats(); }
+  /// Whether the metadata surely counts this peer as alive now.
+  bool registered() const { return lease_ != nullptr && lease_->valid(env_.clock.now()); }
 
   /// Stops serving, unregisters and closes the store. Errors: those of closing the store.
   Task<void> stop();
