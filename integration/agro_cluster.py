@@ -25,7 +25,8 @@ class Peer(Process):
             return False
 
     def metric(self, name):
-        return parse_metrics(http_get(self.metrics_socket))[name]
+        metrics = parse_metrics(http_get(self.metrics_socket))
+        return sum(value for key, value in metrics.items() if key.split("{")[0] == name)
 
 
 class Cluster:

@@ -8,7 +8,7 @@
 #include "common/cluster_source.hpp"
 #include "common/program.hpp"
 #include "distributor/peer_address.hpp"
-#include "metadata/open.hpp"
+#include "metadata/measured_kv.hpp"
 #include "node/peer_node.hpp"
 
 namespace agro {
@@ -34,8 +34,8 @@ Result<PeerNodeOptions> node_options(const PeerOptions& options) {
   AGRO_TRY(node.storage, parse_storage_kind(options.storage));
   node.size = options.size;
   for (const std::string& text : options.addresses) {
-    AGRO_TRY(const Address address, parse_peer_address(text));
-    node.addresses.push_back(absolute_address(address));
+    AGRO_TRY(const PeerAddress address, parse_peer_address(text));
+    node.addresses.push_back({absolute_address(address.address), address.protocol});
   }
   node.labels = options.labels;
   node.auto_join = options.auto_join;
@@ -43,39 +43,14 @@ Result<PeerNodeOptions> node_options(const PeerOptions& options) {
   return node;
 }
 
-/// The HTTP server of a peer, and what it tells; nothing at all without --http.
-class PeerHttp {
- public:
-  static Task<std::unique_ptr<PeerHttp>> start(Env& env, Kv& kv, PeerNode& node,
-                                               std::vector<std::string> texts) {
-    auto http = std::make_unique<PeerHttp>();
-    AGRO_CO_TRY(const std::vector<Address> addresses, http_addresses(texts));
-    if (addresses.empty()) co_return std::move(http);
-    AGRO_CO_TRY(http->cluster_, co_await ClusterClient::start(env, kv));
-    http->source_ = std::make_unique<ClusterSource>(env, *http->cluster_);
-    http->source_->add_peer(node);
-    http->server_ = std::make_unique<http::Server>(env, *http->source_);
-    Result<void> listening;
-    for (const Address& address : addresses) {
-      const Result<Address> bound = co_await http->server_->listen(address);
-      if (listening.has_value() && !bound.has_value()) listening = fail(bound.error());
-    }
-    if (listening.has_value()) co_return std::move(http);
-    co_await http->stop();
-    co_return fail(listening.error());
+/// Listens on all of --http.
+Task<void> listen_http(http::Server& server, std::vector<std::string> texts) {
+  AGRO_CO_TRY(const std::vector<Address> addresses, http_addresses(texts));
+  for (const Address& address : addresses) {
+    AGRO_CO_TRY([[maybe_unused]] const Address bound, co_await server.listen(address));
   }
-
-  Awaitable<void> stop() {
-    if (server_ == nullptr) co_return;
-    co_await server_->stop();
-    co_await cluster_->stop();
-  }
-
- private:
-  std::unique_ptr<ClusterClient> cluster_;
-  std::unique_ptr<ClusterSource> source_;
-  std::unique_ptr<http::Server> server_;
-};
+  co_return Result<void>();
+}
 
 Task<void> serve_peer(SystemEnv& system, Kv& kv, PeerOptions options) {
   Env& env = system.env();
@@ -85,26 +60,27 @@ Task<void> serve_peer(SystemEnv& system, Kv& kv, PeerOptions options) {
   }
   AGRO_CO_TRY(const std::unique_ptr<PeerNode> node,
               co_await PeerNode::start(env, kv, std::move(wanted)));
-  Result<std::unique_ptr<PeerHttp>> http = co_await PeerHttp::start(env, kv, *node, options.http);
-  Result<void> outcome;
-  if (!http.has_value()) outcome = fail(http.error());
+  ClusterSource source(env, node->cluster());
+  source.add_peer(*node);
+  http::Server http_server(env, source);
+  Result<void> outcome = co_await listen_http(http_server, options.http);
   if (outcome.has_value()) {
     std::printf("agro %s: peer %s", AGRO_VERSION, node->id().to_string().c_str());
-    for (const Address& address : node->addresses()) {
+    for (const PeerAddress& address : node->addresses()) {
       std::printf(" %s", format_peer_address(address).c_str());
     }
     std::printf("\n");
     std::fflush(stdout);
     while (!system.stop_requested()) co_await system.stop_event().wait();
   }
-  if (http.has_value()) co_await (*http)->stop();
+  co_await http_server.stop();
   Result<void> stopped = co_await node->stop();
   co_return outcome.has_value() ? stopped : outcome;
 }
 
 Task<void> run_peer(SystemEnv& system, PeerOptions options) {
   AGRO_CO_TRY(const std::string uri, metadata_uri(options.metadata));
-  AGRO_CO_TRY(const std::unique_ptr<Kv> kv, co_await open_kv(system.env(), uri, false));
+  AGRO_CO_TRY(const std::unique_ptr<Kv> kv, co_await open_measured_kv(system.env(), uri, false));
   Result<void> served = co_await serve_peer(system, *kv, std::move(options));
   Result<void> closed = co_await kv->close();
   co_return served.has_value() ? closed : served;
@@ -149,7 +125,7 @@ void add_peer_options(CLI::App& app, PeerOptions& options) {
   add_metadata_options(app, options.metadata);
   app.add_option("--data-dir", options.data_dir, "directory of the peer's store; made when missing");
   app.add_option("--peer-address", options.addresses,
-                 "listen for peers and clients: adp://HOST:PORT or adp+unix:PATH");
+                 "listen for peers and clients: adp://HOST:PORT or adp+unix:PATH, or grpc");
   add_size_option(app, "--size", options.size, "most that the store may use");
   app.add_option("--storage", options.storage, "mmap: files; temp: memory, lost at the end")
       ->check(CLI::IsMember({"mmap", "temp"}));

@@ -12,7 +12,7 @@
 #include "blockset/blockset.hpp"
 #include "common/program.hpp"
 #include "common/serving.hpp"
-#include "metadata/open.hpp"
+#include "metadata/measured_kv.hpp"
 #include "node/peer_node.hpp"
 #include "ring/placement.hpp"
 
@@ -194,7 +194,7 @@ Task<void> start_all(SystemEnv& system, Standalone& node, StandaloneOptions& opt
   http.push_back({Address::Kind::unix_socket, options.data_dir + "/metrics.sock", {}, 0});
   AGRO_CO_TRY(const bool present, co_await check_data_dir(env, options));
   const std::string uri = "sqlite:" + options.data_dir + "/meta.db";
-  AGRO_CO_TRY(node.kv, co_await open_kv(env, uri, !present));
+  AGRO_CO_TRY(node.kv, co_await open_measured_kv(env, uri, !present));
   Metadata metadata(env, *node.kv);
   AGRO_CO_TRY_OK(co_await prepare_cluster(env, metadata, options));
   AGRO_CO_TRY_OK(co_await start_peers(system, node, options));

@@ -6,7 +6,7 @@
 #include "base/units.hpp"
 #include "common/program.hpp"
 #include "common/serving.hpp"
-#include "metadata/open.hpp"
+#include "metadata/measured_kv.hpp"
 
 namespace agro {
 namespace {
@@ -66,7 +66,7 @@ Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
 
 Task<void> run_serve(SystemEnv& system, ServeOptions options) {
   AGRO_CO_TRY(const std::string uri, metadata_uri(options.metadata));
-  AGRO_CO_TRY(const std::unique_ptr<Kv> kv, co_await open_kv(system.env(), uri, false));
+  AGRO_CO_TRY(const std::unique_ptr<Kv> kv, co_await open_measured_kv(system.env(), uri, false));
   Result<void> served = co_await serve(system, *kv, std::move(options));
   Result<void> closed = co_await kv->close();
   co_return served.has_value() ? closed : served;

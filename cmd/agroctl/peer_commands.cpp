@@ -154,7 +154,7 @@ Task<void> list(Session& session, ListOptions options) {
 /// Errors: not_found; invalid_argument, when several have that address.
 Result<PeerView> find_peer(const ClusterView& view, const std::string& text) {
   const Result<Uuid> id = parse_uuid(text);
-  const Result<Address> address = parse_peer_address(text);
+  const Result<PeerAddress> address = parse_peer_address(text);
   if (!id.has_value() && !address.has_value()) {
     return fail(Errc::invalid_argument, fmt::format("'{}' is neither a peer's UUID nor an address "
                                                     "like adp://HOST:PORT or adp+unix:PATH",

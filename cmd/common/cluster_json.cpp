@@ -85,16 +85,59 @@ Json volumes_json(const ClusterReport& report) {
   return volumes;
 }
 
+namespace {
+
+Json work_of(const PeerReport& work) {
+  const RebalanceReport& rebalance = work.rebalance;
+  const ScrubReport& scrub = work.scrub;
+  const GcReport& gc = work.gc;
+  return {{"peer", work.id.to_string()},
+          {"ring_version", work.ring_version},
+          {"rebalance",
+           {{"running", rebalance.running},
+            {"settled_version", rebalance.settled_version},
+            {"blocks_left", rebalance.blocks_left},
+            {"bytes_left", rebalance.bytes_left},
+            {"blocks_moved", rebalance.blocks_moved},
+            {"bytes_moved", rebalance.bytes_moved},
+            {"bytes_per_second", rebalance.bytes_per_second},
+            {"problem", rebalance.problem}}},
+          {"scrub",
+           {{"running", scrub.running},
+            {"bytes_done", scrub.bytes_done},
+            {"bytes_total", scrub.bytes_total},
+            {"bad_blocks", scrub.bad_blocks},
+            {"repaired_blocks", scrub.repaired_blocks},
+            {"lost_blocks", scrub.lost_blocks},
+            {"started", time_json(scrub.started_unix_ms)},
+            {"finished", time_json(scrub.finished_unix_ms)},
+            {"problem", scrub.problem}}},
+          {"gc",
+           {{"running", gc.running},
+            {"condemned_blocks", gc.condemned_blocks},
+            {"deleted_blocks", gc.deleted_blocks},
+            {"deleted_bytes", gc.deleted_bytes},
+            {"finished", time_json(gc.finished_unix_ms)},
+            {"problem", gc.problem}}}};
+}
+
+}  // namespace
+
 Json work_json(const ClusterReport& report) {
+  Json peers = Json::array();
+  for (const ReportedPeer& peer : report.peers) {
+    if (peer.work.has_value()) peers.push_back(work_of(*peer.work));
+  }
   Json removals = Json::array();
   for (const Tombstone& tombstone : report.view.tombstones) {
-    Json peers = Json::array();
-    for (const PeerId& peer : tombstone.peers) peers.push_back(peer.to_string());
+    Json left = Json::array();
+    for (const PeerId& peer : tombstone.peers) left.push_back(peer.to_string());
     removals.push_back({{"volume", tombstone.name},
                         {"deleted", time_json(tombstone.deleted_unix_ms)},
-                        {"peers_left", std::move(peers)}});
+                        {"peers_left", std::move(left)}});
   }
   return {{"ring_changing", report.view.ring.kind == RingKind::union_},
+          {"peers", std::move(peers)},
           {"removals", std::move(removals)}};
 }
 

@@ -17,7 +17,7 @@ Json status_json(const ClusterReport& report);
 Json peers_json(const ClusterReport& report);
 Json ring_json(const ClusterReport& report);
 Json volumes_json(const ClusterReport& report);
-/// Background work: a changing ring, deleted volumes that are still being removed.
+/// Background work: what each peer does, and deleted volumes that are still being removed.
 Json work_json(const ClusterReport& report);
 
 }  // namespace agro

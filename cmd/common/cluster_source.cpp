@@ -45,6 +45,12 @@ void ClusterSource::add_store_metrics(MetricsSnapshot& snapshot, const PeerNode&
                    static_cast<double>(stats.sync_count), label);
   snapshot.counter("agro_store_written_bytes_total", "Bytes written to the store's files",
                    static_cast<double>(stats.bytes_written), label);
+  const PeerReport work = peer.service()->report();
+  gauge("agro_rebalance_blocks_left", "Copies to make or to give up", work.rebalance.blocks_left);
+  gauge("agro_scrub_bad_blocks", "Bad blocks that the last scrub found", work.scrub.bad_blocks);
+  gauge("agro_scrub_lost_blocks", "Blocks that it found no good copy of", work.scrub.lost_blocks);
+  snapshot.counter("agro_gc_deleted_bytes_total", "Bytes that gc deleted",
+                   static_cast<double>(work.gc.deleted_bytes), label);
   gauge("agro_peer_registered", "Whether the peer's lease is held", peer.registered() ? 1 : 0);
 }
 

@@ -9,6 +9,11 @@ namespace {
 
 constexpr std::size_t kIdleBufferCountMax = 96;
 
+Histogram& operation_latency(Metrics& metrics, const char* op) {
+  return metrics.histogram("agro_volume_operation_seconds",
+                           "Time that operations of users on volumes took", {{"op", op}});
+}
+
 }  // namespace
 
 Volume::Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, VolumeId id,
@@ -29,7 +34,11 @@ Volume::Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, Volume
       metric_read_bytes_(env.metrics.get("agro_volume_read_bytes_total", "bytes users read")),
       metric_flushes_(env.metrics.get("agro_volume_flushes_total", "flushes asked for")),
       metric_cleaned_bytes_(
-          env.metrics.get("agro_volume_cleaned_bytes_total", "bytes the cleaner relocated")) {}
+          env.metrics.get("agro_volume_cleaned_bytes_total", "bytes the cleaner relocated")),
+      read_latency_(operation_latency(env.metrics, "read")),
+      write_latency_(operation_latency(env.metrics, "write")),
+      flush_latency_(operation_latency(env.metrics, "flush")),
+      trim_latency_(operation_latency(env.metrics, "trim")) {}
 
 Volume::~Volume() = default;
 
@@ -69,6 +78,7 @@ Result<void> Volume::check_range(std::uint64_t offset, std::uint64_t size) const
 }
 
 Task<void> Volume::trim(std::uint64_t offset, std::uint64_t size) {
+  const ScopedLatency latency(env_.clock, trim_latency_);
   AGRO_CO_TRY_OK(check_range(offset, size));
   const std::uint64_t begin = round_up(offset, kSectorSize);
   const std::uint64_t end = round_down(offset + size, kSectorSize);

@@ -159,6 +159,7 @@ class Volume final : public BlockDevice {
   Job stop_at(TimePoint deadline, std::shared_ptr<bool> done);
 
   // volume_log.cpp: the way of a write
+  std::optional<Result<void>> try_write_now(std::uint64_t offset, ConstBytes data);
   bool has_write_room() const;
   Duration pace_per_segment() const;
   /// Whether the peers surely can take what is in flight and `more`, without their reserve: what is
@@ -182,6 +183,7 @@ class Volume final : public BlockDevice {
   Job follow_lease();
 
   // volume_read.cpp
+  std::optional<Result<void>> try_read_now(std::uint64_t offset, MutableBytes out);
   BlockRef ref_of(BlockId id) const;
   bool read_local(const MapRun& run, MutableBytes out);
   bool still_there(const RemoteRead& piece) const;
@@ -268,6 +270,14 @@ class Volume final : public BlockDevice {
   Metric& metric_read_bytes_;
   Metric& metric_flushes_;
   Metric& metric_cleaned_bytes_;
+  Histogram& read_latency_;
+  Histogram& write_latency_;
+  Histogram& flush_latency_;
+  Histogram& trim_latency_;
+  /// What is answered at once is so quick that reading the clock would show: one of so many is timed.
+  static constexpr std::uint32_t kTimedOf = 8;
+  std::uint32_t quick_reads_ = 0;
+  std::uint32_t quick_writes_ = 0;
 };
 
 }  // namespace agro

@@ -89,6 +89,14 @@ void Volume::write_sectors(std::uint64_t lba, ConstBytes data) {
 }
 
 std::optional<Result<void>> Volume::try_write(std::uint64_t offset, ConstBytes data) {
+  if (++quick_writes_ % kTimedOf != 0) return try_write_now(offset, data);
+  const TimePoint begin = env_.clock.now();
+  std::optional<Result<void>> answer = try_write_now(offset, data);
+  if (answer.has_value()) write_latency_.observe(env_.clock.now() - begin, kTimedOf);
+  return answer;
+}
+
+std::optional<Result<void>> Volume::try_write_now(std::uint64_t offset, ConstBytes data) {
   if (offset % kSectorSize != 0 || data.size() % kSectorSize != 0) return std::nullopt;
   if (!is_usable() || !has_write_room()) return std::nullopt;
   if (Result<void> range = check_range(offset, data.size()); !range) return range;
@@ -97,6 +105,7 @@ std::optional<Result<void>> Volume::try_write(std::uint64_t offset, ConstBytes d
 }
 
 Task<void> Volume::write(std::uint64_t offset, ConstBytes data) {
+  const ScopedLatency latency(env_.clock, write_latency_);
   AGRO_CO_TRY_OK(check_range(offset, data.size()));
   while (!data.empty()) {
     co_await wait_for_write_room();
@@ -245,6 +254,7 @@ Task<void> Volume::wait_durable(std::uint64_t sequence) {
 }
 
 Task<void> Volume::flush() {
+  const ScopedLatency latency(env_.clock, flush_latency_);
   metric_flushes_.add();
   AGRO_CO_TRY_OK(check_usable());
   seal();

@@ -38,6 +38,14 @@ bool Volume::read_local(const MapRun& run, MutableBytes out) {
 }
 
 std::optional<Result<void>> Volume::try_read(std::uint64_t offset, MutableBytes out) {
+  if (++quick_reads_ % kTimedOf != 0) return try_read_now(offset, out);
+  const TimePoint begin = env_.clock.now();
+  std::optional<Result<void>> answer = try_read_now(offset, out);
+  if (answer.has_value()) read_latency_.observe(env_.clock.now() - begin, kTimedOf);
+  return answer;
+}
+
+std::optional<Result<void>> Volume::try_read_now(std::uint64_t offset, MutableBytes out) {
   if (offset % kSectorSize != 0 || out.size() % kSectorSize != 0) return std::nullopt;
   if (!is_usable()) return std::nullopt;
   if (Result<void> range = check_range(offset, out.size()); !range) return range;
@@ -61,6 +69,7 @@ std::optional<Result<void>> Volume::try_read(std::uint64_t offset, MutableBytes 
 }
 
 Task<void> Volume::read(std::uint64_t offset, MutableBytes out) {
+  const ScopedLatency latency(env_.clock, read_latency_);
   AGRO_CO_TRY_OK(check_range(offset, out.size()));
   if (out.empty()) co_return Result<void>();
   while (!lease_.valid() && !failed_ && !stopping_jobs_) co_await progress_.wait();

@@ -20,7 +20,8 @@ Distributor::Distributor(Env env, std::uint32_t block_size, DistributorOptions o
       corrupt_replicas_(env.metrics.get("agro_corrupt_replicas_total",
                                         "Copies of blocks found not to verify when read")),
       repaired_replicas_(
-          env.metrics.get("agro_repaired_replicas_total", "Bad copies replaced from a good one")) {}
+          env.metrics.get("agro_repaired_replicas_total", "Bad copies replaced from a good one")),
+      reads_(env.metrics) {}
 
 Distributor::~Distributor() {
   AGRO_ASSERT(call_count_ == 0 && jobs_.count() == 0);

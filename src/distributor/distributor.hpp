@@ -21,6 +21,19 @@
 
 namespace agro {
 
+/// The original's counters of reads, under its names.
+struct ReadCounters {
+  explicit ReadCounters(Metrics& metrics);
+  Metric& requests;
+  Metric& inode_requests;
+  Metric& local_blocks;
+  Metric& local_fails;
+  Metric& peer_blocks;
+  Metric& peer_fails;
+  Metric& failures;
+  Metric& inode_failures;
+};
+
 struct DistributorOptions {
   Duration write_slow = std::chrono::milliseconds(500);  // then the next peer is tried as well
   Duration write_limit = std::chrono::seconds(5);        // per peer
@@ -146,6 +159,7 @@ class Distributor final : public BlockBackend {
   TaskGroup jobs_;
   Metric& corrupt_replicas_;
   Metric& repaired_replicas_;
+  ReadCounters reads_;
 };
 
 }  // namespace agro

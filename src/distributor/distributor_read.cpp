@@ -23,6 +23,24 @@ constexpr Duration kAskAgainAfter = std::chrono::milliseconds(100);
 
 }  // namespace
 
+ReadCounters::ReadCounters(Metrics& metrics)
+    : requests(metrics.counter("agro_distributor_block_requests_total",
+                               "Total number of blocks requested of the distributor layer")),
+      inode_requests(metrics.counter("agro_distributor_inode_requests_total",
+                                     "Total number of inode blocks requested of it")),
+      local_blocks(metrics.counter("agro_distributor_block_local_blocks",
+                                   "Number of blocks returned from a peer of this machine")),
+      local_fails(metrics.counter("agro_distributor_block_local_block_fails",
+                                  "Number of blocks that a peer of this machine did not return")),
+      peer_blocks(metrics.counter("agro_distributor_block_peer_blocks",
+                                  "Number of blocks returned from another machine's peer")),
+      peer_fails(metrics.counter("agro_distributor_block_peer_block_fails",
+                                 "Number of failures in retrieving a block from such a peer")),
+      failures(metrics.counter("agro_distributor_block_request_failures",
+                               "Number of failed block requests")),
+      inode_failures(metrics.counter("agro_distributor_inode_request_failures",
+                                     "Number of failed requests for inode blocks")) {}
+
 /// Replicas first, local ones before others, then the rest of the ring, then everybody else; those
 /// that were slow lately last. The same order at every read of a block, so that one page cache has
 /// it.
@@ -86,6 +104,9 @@ Task<void> Distributor::read_attempt(ReadOp& op, PeerPtr state, TimePoint deadli
 
 Task<void> Distributor::read_any(ReadOp& op) {
   const TimePoint give_up = env_.clock.now() + options_.read_limit;
+  const bool is_inode = op.ref.type == BlockType::inode;
+  reads_.requests.add();
+  if (is_inode) reads_.inode_requests.add();
   Result<void> read = co_await ask_candidates(op, false);
   while (read.code() == Errc::unavailable && !closed_ && env_.clock.now() < give_up) {
     co_await wait_until(closing_, env_.clock, env_.clock.now() + kAskAgainAfter);
@@ -95,6 +116,10 @@ Task<void> Distributor::read_any(ReadOp& op) {
   for (int again = 0; again < 2 && read.code() == Errc::not_found && !closed_; ++again) {
     op.answered = op.bad;
     read = co_await ask_candidates(op, true);
+  }
+  if (!read.has_value()) {
+    reads_.failures.add();
+    if (is_inode) reads_.inode_failures.add();
   }
   co_return read;
 }
@@ -115,6 +140,12 @@ Task<void> Distributor::ask_candidates(ReadOp& op, bool patient_only) {
       const TimePoint deadline = env_.clock.now() + limit;
       const Result<void> read = co_await read_attempt(op, state, deadline);
       note(*state, read.code());
+      const bool local = state->peer->local();
+      if (read.has_value()) {
+        (local ? reads_.local_blocks : reads_.peer_blocks).add();
+      } else {
+        (local ? reads_.local_fails : reads_.peer_fails).add();
+      }
       if (read.has_value()) {
         if (op.check != nullptr) start_repairs(op.ref, state, op.bad);
         co_return Result<void>();
@@ -197,6 +228,8 @@ std::optional<Result<void>> Distributor::try_read(const BlockRef& ref, std::uint
       return std::nullopt;
     }
     state->requests.add();
+    reads_.requests.add();
+    reads_.local_blocks.add();
     return read;
   }
   return std::nullopt;

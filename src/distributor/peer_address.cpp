@@ -3,30 +3,44 @@
 #include <fmt/format.h>
 
 namespace agro {
+namespace {
 
-Result<Address> parse_peer_address(std::string_view text) {
-  constexpr std::string_view kTcp = "adp://";
-  constexpr std::string_view kUnix = "adp+unix:";
+constexpr std::string_view kGrpc = "grpc";
+constexpr std::string_view kAdp = "adp";
+
+}  // namespace
+
+Result<PeerAddress> parse_peer_address(std::string_view text) {
+  const bool is_grpc = text.starts_with(kGrpc);
+  if (is_grpc) return fail(Errc::not_supported, "gRPC between peers is not there yet; use adp://");
+  const PeerProtocol protocol = is_grpc ? PeerProtocol::grpc : PeerProtocol::adp;
+  std::string_view rest = text;
+  if (is_grpc || text.starts_with(kAdp)) rest.remove_prefix(is_grpc ? kGrpc.size() : kAdp.size());
   Result<Address> address = fail(Errc::invalid_argument, "");
-  if (text.starts_with(kTcp)) {
-    std::string_view rest = text.substr(kTcp.size());
+  if (rest.size() < text.size() && rest.starts_with("://")) {
+    rest.remove_prefix(3);
     if (rest.ends_with('/')) rest.remove_suffix(1);
     address = parse_address("tcp:" + std::string(rest));
-  } else if (text.starts_with(kUnix)) {
-    std::string_view path = text.substr(kUnix.size());
-    if (path.starts_with("//")) path.remove_prefix(2);  // adp+unix:///path is the same
-    address = parse_address("unix:" + std::string(path));
+  } else if (rest.size() < text.size() && rest.starts_with("+unix:")) {
+    rest.remove_prefix(6);
+    if (rest.starts_with("//")) rest.remove_prefix(2);  // adp+unix:///path is the same
+    address = parse_address("unix:" + std::string(rest));
   }
-  if (address.has_value()) return address;
-  if (address.error().message.find("longer than") != std::string::npos) return address;
-  return fail(
-      Errc::invalid_argument,
-      fmt::format("'{}' is not a peer address; write adp://HOST:PORT or adp+unix:PATH", text));
+  if (address.has_value()) return PeerAddress(std::move(*address), protocol);
+  if (address.error().message.find("longer than") != std::string::npos) {
+    return fail(address.error());
+  }
+  return fail(Errc::invalid_argument,
+              fmt::format("'{}' is not a peer address; write adp://HOST:PORT or adp+unix:PATH, or "
+                          "the same with grpc",
+                          text));
 }
 
-std::string format_peer_address(const Address& address) {
-  if (address.kind == Address::Kind::unix_socket) return "adp+unix:" + address.path;
-  return "adp://" + address.to_string().substr(4);  // without "tcp:"
+std::string format_peer_address(const PeerAddress& peer) {
+  const std::string_view scheme = peer.protocol == PeerProtocol::grpc ? kGrpc : kAdp;
+  const Address& address = peer.address;
+  if (address.kind == Address::Kind::unix_socket) return fmt::format("{}+unix:{}", scheme, address.path);
+  return fmt::format("{}://{}", scheme, address.to_string().substr(4));  // without "tcp:"
 }
 
 }  // namespace agro

@@ -1,5 +1,5 @@
-// Where a peer listens, as it is written in flags and in the MDS: "adp://HOST:PORT",
-// "adp+unix:PATH".
+// Peer addresses as people write them and records keep them: adp://HOST:PORT, adp+unix:PATH,
+// grpc://HOST:PORT, grpc+unix:PATH.
 #pragma once
 
 #include <string>
@@ -9,9 +9,21 @@
 
 namespace agro {
 
-/// Errors: invalid_argument, saying how to write one.
-Result<Address> parse_peer_address(std::string_view text);
-/// The inverse.
-std::string format_peer_address(const Address& address);
+enum class PeerProtocol : std::uint8_t { adp, grpc };
+
+struct PeerAddress {
+  PeerAddress() = default;
+  /// NOLINTNEXTLINE(google-explicit-constructor): an address by itself is ADP's
+  PeerAddress(Address its_address, PeerProtocol its_protocol = PeerProtocol::adp)
+      : address(std::move(its_address)), protocol(its_protocol) {}
+
+  Address address;
+  PeerProtocol protocol = PeerProtocol::adp;
+  auto operator<=>(const PeerAddress&) const = default;
+};
+
+/// Errors: invalid_argument, with the forms there are.
+Result<PeerAddress> parse_peer_address(std::string_view text);
+std::string format_peer_address(const PeerAddress& address);
 
 }  // namespace agro

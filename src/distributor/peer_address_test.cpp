@@ -14,21 +14,23 @@ TEST(PeerAddressTest, ParsesAndPrints) {
                                       {"adp+unix:rel/a.sock", "adp+unix:rel/a.sock"},
                                       {"adp+unix:///run/a", "adp+unix:/run/a"}}) {
     SCOPED_TRACE(text);
-    const Result<Address> address = parse_peer_address(text);
+    const Result<PeerAddress> address = parse_peer_address(text);
     ASSERT_TRUE(address.has_value());
+    const bool is_grpc = std::string_view(text).starts_with("grpc");
+    EXPECT_EQ(address->protocol, is_grpc ? PeerProtocol::grpc : PeerProtocol::adp);
     EXPECT_EQ(format_peer_address(*address), printed);
   }
 }
 
 TEST(PeerAddressTest, RefusesWithAHint) {
   for (const char* text : {"", "adp:", "adp://", "adp://host", "adp://host:", "adp://host:x",
-                           "adp://host:70000", "grpc://a:1", "tcp:a:1", "adp+unix:"}) {
+                           "adp://host:70000", "tcp:a:1", "://a:1", "+unix:/a", "adp+unix:"}) {
     SCOPED_TRACE(text);
-    const Result<Address> address = parse_peer_address(text);
+    const Result<PeerAddress> address = parse_peer_address(text);
     ASSERT_EQ(address.code(), Errc::invalid_argument);
     EXPECT_NE(address.error().message.find("write adp://HOST:PORT"), std::string::npos);
   }
-  const Result<Address> longest = parse_peer_address("adp+unix:/" + std::string(200, 'x'));
+  const Result<PeerAddress> longest = parse_peer_address("adp+unix:/" + std::string(200, 'x'));
   ASSERT_EQ(longest.code(), Errc::invalid_argument);
   EXPECT_NE(longest.error().message.find("longer than"), std::string::npos);
 }

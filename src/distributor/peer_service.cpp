@@ -29,13 +29,58 @@ MutableBytes bytes_of(std::vector<std::uint32_t>& crcs) {
 
 }  // namespace
 
+StoreCounters::StoreCounters(Metrics& metrics)
+    : written(metrics.counter("agro_storage_written_blocks",
+                              "Number of blocks written to local block storage")),
+      failed_written(metrics.counter("agro_storage_failed_written_blocks",
+                                     "Number of blocks failed to be written to it")),
+      read(metrics.counter("agro_storage_read_blocks",
+                           "Number of blocks returned from local block storage")),
+      failed_read(metrics.counter("agro_storage_failed_blocks",
+                                  "Number of blocks failed to be returned from it")),
+      deleted(metrics.counter("agro_storage_deleted_blocks",
+                              "Number of blocks deleted from local block storage")),
+      failed_deleted(metrics.counter("agro_storage_failed_deleted_blocks",
+                                     "Number of blocks failed to be deleted from it")),
+      put_rpcs(metrics.counter("agro_distributor_put_block_rpcs_total",
+                               "Number of writes that this node was asked for")),
+      put_rpc_failures(metrics.counter("agro_distributor_put_block_rpc_failures",
+                                       "Number of those that failed")),
+      get_rpcs(metrics.counter("agro_distributor_block_rpcs_total",
+                               "Number of reads that this node was asked for")),
+      get_rpc_failures(metrics.counter("agro_distributor_block_rpc_failures",
+                                       "Number of those that failed")) {}
+
+void StoreCounters::count_write(bool stored) {
+  put_rpcs.add();
+  (stored ? written : failed_written).add();
+  if (!stored) put_rpc_failures.add();
+}
+
+void StoreCounters::count_read(bool found) {
+  get_rpcs.add();
+  (found ? read : failed_read).add();
+  if (!found) get_rpc_failures.add();
+}
+
+void StoreCounters::count_removal(std::size_t block_count, bool removed) {
+  (removed ? deleted : failed_deleted).add(block_count);
+}
+
 PeerService::PeerService(PeerId id, BlockStore& store, Metrics& metrics)
     : id_(id),
       store_(store),
       corrupt_writes_(metrics.get("agro_peer_corrupt_writes_total",
-                                  "Blocks refused because they did not verify on arrival")) {}
+                                  "Blocks refused because they did not verify on arrival")),
+      counters_(metrics) {}
 
 Task<void> PeerService::write(PeerWrite request) {
+  Result<void> stored = co_await put(std::move(request));
+  counters_.count_write(stored.has_value());
+  co_return stored;
+}
+
+Task<void> PeerService::put(PeerWrite request) {
   if (request.block.size() == 0) co_return fail(Errc::invalid_argument, "an empty block");
   if (request.checksummed) {
     const Result<std::uint32_t> verified = crc_verify_block(request.ref, request.block.bytes);
@@ -109,6 +154,22 @@ Result<void> PeerService::start(WorkKind kind) {
 Task<void> PeerService::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
                              std::vector<std::uint32_t>* page_crcs) {
   ++activity_;
+  Result<void> read = co_await read_stored(ref, offset, out, page_crcs);
+  counters_.count_read(read.has_value());
+  co_return read;
+}
+
+std::optional<Result<void>> PeerService::try_read(const BlockRef& ref, std::uint32_t offset,
+                                                  MutableBytes out,
+                                                  std::vector<std::uint32_t>* page_crcs) {
+  ++activity_;
+  std::optional<Result<void>> read = try_read_stored(ref, offset, out, page_crcs);
+  if (read.has_value()) counters_.count_read(read->has_value());
+  return read;
+}
+
+Task<void> PeerService::read_stored(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                                    std::vector<std::uint32_t>* page_crcs) {
   if (page_crcs != nullptr) {
     const std::optional<std::uint32_t> size = store_.find(ref);
     if (!size.has_value()) co_return fail(Errc::not_found, ref.to_string() + ": not here");
@@ -119,10 +180,9 @@ Task<void> PeerService::read(BlockRef ref, std::uint32_t offset, MutableBytes ou
   co_return co_await store_.read(ref, offset, out);
 }
 
-std::optional<Result<void>> PeerService::try_read(const BlockRef& ref, std::uint32_t offset,
-                                                  MutableBytes out,
-                                                  std::vector<std::uint32_t>* page_crcs) {
-  ++activity_;
+std::optional<Result<void>> PeerService::try_read_stored(const BlockRef& ref, std::uint32_t offset,
+                                                         MutableBytes out,
+                                                         std::vector<std::uint32_t>* page_crcs) {
   if (page_crcs != nullptr) {
     const std::optional<std::uint32_t> size = store_.find(ref);
     if (!size.has_value()) return fail(Errc::not_found, ref.to_string() + ": not here");
@@ -137,7 +197,10 @@ std::optional<Result<void>> PeerService::try_read(const BlockRef& ref, std::uint
 }
 
 Task<void> PeerService::remove(std::vector<BlockRef> refs) {
-  AGRO_CO_TRY_OK(co_await store_.remove(std::move(refs)));
+  const std::size_t asked_count = refs.size();
+  const Result<std::size_t> removed = co_await store_.remove(std::move(refs));
+  counters_.count_removal(removed.value_or(asked_count), removed.has_value());
+  if (!removed.has_value()) co_return fail(removed.error());
   co_return Result<void>();
 }
 

@@ -15,6 +15,24 @@
 
 namespace agro {
 
+/// The original's counters of a store and of the requests to it, under its names.
+struct StoreCounters {
+  explicit StoreCounters(Metrics& metrics);
+  void count_write(bool stored);
+  void count_read(bool found);
+  void count_removal(std::size_t block_count, bool removed);
+  Metric& written;
+  Metric& failed_written;
+  Metric& read;
+  Metric& failed_read;
+  Metric& deleted;
+  Metric& failed_deleted;
+  Metric& put_rpcs;
+  Metric& put_rpc_failures;
+  Metric& get_rpcs;
+  Metric& get_rpc_failures;
+};
+
 class PeerService {
  public:
   /// Shape: `store` outlives the service.
@@ -65,6 +83,12 @@ class PeerService {
   std::uint64_t activity() const { return activity_; }
 
  private:
+  Task<void> put(PeerWrite request);
+  Task<void> read_stored(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                         std::vector<std::uint32_t>* page_crcs);
+  std::optional<Result<void>> try_read_stored(const BlockRef& ref, std::uint32_t offset,
+                                              MutableBytes out,
+                                              std::vector<std::uint32_t>* page_crcs);
   PeerId id_;
   BlockStore& store_;
   Background* background_ = nullptr;
@@ -74,6 +98,7 @@ class PeerService {
   std::set<BlockRef> giving_up_;
   std::uint64_t activity_ = 0;
   Metric& corrupt_writes_;
+  StoreCounters counters_;
 };
 
 /// A Peer in this process: direct calls, blocks shared and not copied.

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "base/log.hpp"
-#include "distributor/peer_address.hpp"
-#include "distributor/protocols/adp/adp_peer.hpp"
+#include "distributor/measured_peer.hpp"
+#include "node/peer_protocols.hpp"
 #include "ring/ring.hpp"
 
 namespace agro {
@@ -28,48 +28,46 @@ ClusterClient::~ClusterClient() = default;
 
 void ClusterClient::add_local_peer(std::shared_ptr<PeerService> service) {
   const PeerId id = service->id();
-  local_[id] = std::make_shared<LocalPeer>(std::move(service));
+  local_[id] = make_measured_peer(std::make_shared<LocalPeer>(std::move(service)), env_.clock,
+                                  env_.metrics);
   apply();
 }
 
 std::shared_ptr<Peer> ClusterClient::peer(const PeerId& id) const {
   if (const auto found = local_.find(id); found != local_.end()) return found->second;
   const auto found = remote_.find(id);
-  return found == remote_.end() ? nullptr : found->second.peer;
+  return found == remote_.end() ? nullptr : found->second.measured;
 }
 
 std::shared_ptr<Peer> ClusterClient::peer_for(const PeerRecord& record) {
   if (const auto found = local_.find(record.id); found != local_.end()) return found->second;
-  for (const std::string& text : record.addresses) {
-    Remote& remote = remote_[record.id];
-    if (remote.peer != nullptr && remote.address == text) {
-      if (!remote.peer->connected()) remote.peer->connect_now();
-      return remote.peer;
-    }
-    const Result<Address> address = parse_peer_address(text);
-    if (!address) {
-      log_warning("peer {}: {}", record.id.to_string(), address.error().to_string());
-      continue;
-    }
-    if (remote.peer != nullptr) retire(std::move(remote.peer));
-    AdpPeerOptions options;
-    options.cluster = view_.cluster->id;
-    options.peer = record.id;
-    options.address = *address;
-    options.block_size = view_.cluster->block_size;
-    remote = {text, std::make_shared<AdpPeer>(env_, options)};
-    return remote.peer;
+  const std::optional<PeerAddress> address = choose_address(record.addresses);
+  if (!address.has_value()) return nullptr;
+  const std::string text = format_peer_address(*address);
+  Remote& remote = remote_[record.id];
+  if (remote.peer != nullptr && remote.address == text) {
+    if (!remote.peer->connected()) remote.peer->connect_now();
+    return remote.measured;
   }
-  return nullptr;
+  if (remote.peer != nullptr) retire(std::move(remote.peer));
+  RemotePeerOptions options;
+  options.cluster = view_.cluster->id;
+  options.peer = record.id;
+  options.address = address->address;
+  options.block_size = view_.cluster->block_size;
+  remote.address = text;
+  remote.peer = make_remote_peer(env_, address->protocol, std::move(options));
+  remote.measured = make_measured_peer(remote.peer, env_.clock, env_.metrics);
+  return remote.measured;
 }
 
 namespace {
 
-Job stop_peer(std::shared_ptr<AdpPeer> peer) { co_await peer->stop(); }
+Job stop_peer(std::shared_ptr<RemotePeer> peer) { co_await peer->stop(); }
 
 }  // namespace
 
-void ClusterClient::retire(std::shared_ptr<AdpPeer> peer) {
+void ClusterClient::retire(std::shared_ptr<RemotePeer> peer) {
   // Calls under way hold it until they end.
   jobs_.spawn(stop_peer(std::move(peer)));
 }

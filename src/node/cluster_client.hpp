@@ -12,11 +12,10 @@
 #include "base/env.hpp"
 #include "distributor/distributor.hpp"
 #include "distributor/peer_service.hpp"
+#include "distributor/remote_peer.hpp"
 #include "metadata/metadata.hpp"
 
 namespace agro {
-
-class AdpPeer;
 
 class ClusterClient {
  public:
@@ -50,7 +49,8 @@ class ClusterClient {
  private:
   struct Remote {
     std::string address;
-    std::shared_ptr<AdpPeer> peer;
+    std::shared_ptr<RemotePeer> peer;
+    std::shared_ptr<Peer> measured;  // the same, as others see it
   };
 
   ClusterClient(Env& env, Kv& kv) : env_(env), metadata_(env, kv), jobs_(env.executor) {}
@@ -58,7 +58,7 @@ class ClusterClient {
   Job refresh_stale_ring();
   void apply();
   std::shared_ptr<Peer> peer_for(const PeerRecord& record);
-  void retire(std::shared_ptr<AdpPeer> peer);
+  void retire(std::shared_ptr<RemotePeer> peer);
   bool is_alive(const PeerId& id) const;
 
   Env& env_;

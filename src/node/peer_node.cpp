@@ -6,7 +6,7 @@
 
 #include "base/log.hpp"
 #include "base/units.hpp"
-#include "distributor/peer_address.hpp"
+#include "node/peer_protocols.hpp"
 #include "node/ring_change.hpp"
 #include "storage/mmap_store.hpp"
 #include "storage/temp_store.hpp"
@@ -66,10 +66,13 @@ Task<void> PeerNode::begin() {
   cluster_->add_local_peer(service_);
   // Before the first write: what a settled peer said of older rings must hold after a restart too.
   co_await service_->require_ring(cluster_->view().ring.version);
-  server_ = std::make_unique<AdpServer>(env_, cluster.id, service_);
-  for (const Address& address : options_.addresses) {
-    AGRO_CO_TRY(Address bound, co_await server_->listen(address));
-    record_addresses_.push_back(std::move(bound));
+  for (const PeerAddress& address : options_.addresses) {
+    std::unique_ptr<PeerServer>& server = servers_[address.protocol];
+    if (server == nullptr) {
+      server = make_peer_server(env_, address.protocol, cluster.id, service_);
+    }
+    AGRO_CO_TRY(Address bound, co_await server->listen(address.address));
+    record_addresses_.push_back({std::move(bound), address.protocol});
   }
   started_unix_ms_ = env_.clock.unix_time_ms();
   AGRO_CO_TRY_OK(co_await register_self());
@@ -106,7 +109,7 @@ Task<void> PeerNode::open_store(const ClusterRecord& cluster) {
 PeerRecord PeerNode::record() const {
   PeerRecord record;
   record.id = id_;
-  for (const Address& address : record_addresses_) {
+  for (const PeerAddress& address : record_addresses_) {
     record.addresses.push_back(format_peer_address(address));
   }
   const StoreStats stats = store_->stats();
@@ -309,7 +312,7 @@ Task<void> PeerNode::stop() {
   stopping_ = true;
   stop_event_.notify_all();
   if (cluster_ != nullptr) cluster_->changed().notify_all();
-  if (server_ != nullptr) co_await server_->stop();
+  for (const auto& [protocol, server] : servers_) co_await server->stop();
   if (service_ != nullptr) service_->set_background(nullptr);
   if (rebalancer_ != nullptr) co_await rebalancer_->stop();
   co_await jobs_.join();

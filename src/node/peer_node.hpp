@@ -5,14 +5,16 @@
 // Threading: one loop. Source: DESIGN.md sections 2, 7 and 8.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/env.hpp"
+#include "distributor/peer_address.hpp"
 #include "distributor/peer_service.hpp"
-#include "distributor/protocols/adp/adp_server.hpp"
 #include "distributor/rebalance/down_times.hpp"
+#include "distributor/remote_peer.hpp"
 #include "metadata/lease.hpp"
 #include "metadata/metadata.hpp"
 #include "node/cluster_client.hpp"
@@ -36,7 +38,7 @@ struct PeerNodeOptions {
   std::string data_dir;
   StorageKind storage = StorageKind::mmap;
   std::uint64_t size = 0;            // bytes it may use
-  std::vector<Address> addresses;    // to listen on, by ADP
+  std::vector<PeerAddress> addresses;  // to listen on
   PeerLabels labels;
   bool auto_join = false;            // add itself to the ring
   std::chrono::milliseconds lease_ttl{10000};
@@ -55,7 +57,9 @@ class PeerNode final : private PeerService::Background {
 
   PeerId id() const { return id_; }
   const std::shared_ptr<PeerService>& service() const { return service_; }
-  const std::vector<Address>& addresses() const { return record_addresses_; }
+  const std::vector<PeerAddress>& addresses() const { return record_addresses_; }
+  /// As this peer sees the others, itself included.
+  ClusterClient& cluster() { return *cluster_; }
   StoreStats stats() const { return store_->stats(); }
   /// Whether the metadata surely counts this peer as alive now.
   bool registered() const { return lease_ != nullptr && lease_->valid(env_.clock.now()); }
@@ -89,8 +93,8 @@ class PeerNode final : private PeerService::Background {
   PeerId id_;
   std::unique_ptr<BlockStore> store_;
   std::shared_ptr<PeerService> service_;
-  std::unique_ptr<AdpServer> server_;
-  std::vector<Address> record_addresses_;
+  std::map<PeerProtocol, std::unique_ptr<PeerServer>> servers_;
+  std::vector<PeerAddress> record_addresses_;
   std::unique_ptr<Lease> lease_;
   std::unique_ptr<ClusterClient> cluster_;
   std::unique_ptr<Rebalancer> rebalancer_;

@@ -105,6 +105,7 @@ Task<void> MmapStore::commit_group() {
   std::vector<FileWrite> writes = group.finish();
   Result<void> written;
   if (!writes.empty()) {
+    const ScopedLatency latency(env_.clock, sync_latency_);
     written = co_await file_->write_and_sync(std::move(writes));
     ++sync_count_;
     bytes_written_ += group.size();

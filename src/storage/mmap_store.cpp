@@ -10,6 +10,16 @@
 
 namespace agro {
 
+namespace {
+
+Histogram& operation_latency(Metrics& metrics, const char* op) {
+  return metrics.histogram("agro_store_operation_seconds",
+                           "Time that stores took to put blocks, and to write and sync groups",
+                           {{"op", op}});
+}
+
+}  // namespace
+
 MmapStore::MmapStore(Env& env, StoreOptions options, std::unique_ptr<File> file,
                      RecoveredStore recovered, SlotTable slots)
     : env_(env),
@@ -24,6 +34,8 @@ MmapStore::MmapStore(Env& env, StoreOptions options, std::unique_ptr<File> file,
       applied_position_(recovered.position),
       log_slots_(recovered.log_slots.begin(), recovered.log_slots.end()),
       log_size_(recovered.log_size),
+      put_latency_(operation_latency(env.metrics, "put")),
+      sync_latency_(operation_latency(env.metrics, "sync")),
       tasks_(env.executor) {
   for (const auto& [volume, epoch] : recovered.fences) fences_[volume] = {epoch, epoch};
 }
@@ -91,6 +103,7 @@ Task<void> MmapStore::repair(BlockRef ref, SharedBytes bytes) {
 
 Task<void> MmapStore::store_block(BlockRef ref, SharedBytes bytes, bool reserve, bool repair) {
   const Call call(*this);
+  const ScopedLatency latency(env_.clock, put_latency_);
   if (bytes.size() == 0) co_return fail(Errc::invalid_argument, "an empty block");
   if (bytes.size() > options_.block_size) {
     co_return fail(Errc::too_large, fmt::format("{} has {} bytes, a block at most {}",

@@ -173,6 +173,8 @@ class MmapStore final : public BlockStore {
   std::optional<Error> failed_;
   bool closing_ = false;
   std::size_t call_count_ = 0;
+  Histogram& put_latency_;
+  Histogram& sync_latency_;
   TaskGroup tasks_;
 
   std::uint64_t sync_count_ = 0;

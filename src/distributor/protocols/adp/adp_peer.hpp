@@ -9,19 +9,13 @@
 
 #include "base/env.hpp"
 #include "core/uuid.hpp"
-#include "distributor/peer.hpp"
+#include "distributor/remote_peer.hpp"
 
 namespace agro {
 
-struct AdpPeerOptions {
-  Uuid cluster;
-  PeerId self;  // nil: a client
-  PeerId peer;  // whom we want to talk to
-  Address address;
-  std::uint32_t block_size = 0;
-};
+using AdpPeerOptions = RemotePeerOptions;
 
-class AdpPeer final : public Peer {
+class AdpPeer final : public RemotePeer {
  public:
   /// Starts connecting in the background.
   AdpPeer(Env env, AdpPeerOptions options);
@@ -49,16 +43,12 @@ class AdpPeer final : public Peer {
   Task<PeerReport> report(TimePoint deadline) override;
   Task<void> start(WorkKind kind, TimePoint deadline) override;
   std::optional<PeerStat> last_stat() const override;
-  /// Why there is no connection, for people; empty when there is one.
-  std::string problem() const;
+  std::string problem() const override;
 
   void close() override;
-  /// close(), and waits for the background work to end.
-  Awaitable<void> stop();
-  /// Returns when connected() or at the deadline; whether it is.
-  Awaitable<bool> wait_connected(TimePoint deadline);
-  /// There is news of it: if it is not connected, connect now and not when the next try is due.
-  void connect_now();
+  Awaitable<void> stop() override;
+  Awaitable<bool> wait_connected(TimePoint deadline) override;
+  void connect_now() override;
 
  private:
   struct State;

@@ -14,26 +14,24 @@
 #include "distributor/buffer_classes.hpp"
 #include "distributor/peer_service.hpp"
 #include "distributor/protocols/adp/adp_frame.hpp"
+#include "distributor/remote_peer.hpp"
 
 namespace agro {
 
-class AdpServer {
+class AdpServer final : public PeerServer {
  public:
   AdpServer(Env env, Uuid cluster, std::shared_ptr<PeerService> service);
   /// Shape: stop() has returned, or nothing was ever started.
-  ~AdpServer();
+  ~AdpServer() override;
   AdpServer(const AdpServer&) = delete;
   AdpServer& operator=(const AdpServer&) = delete;
 
-  /// Listens and serves in the background; may be called for several addresses. Returns the address
-  /// with its real port. Errors: as Network::listen.
-  Task<Address> listen(Address address);
+  Task<Address> listen(Address address) override;
 
   /// Serves one connection in the background, however it came about.
   void serve(std::unique_ptr<Stream> stream);
 
-  /// Closes listeners and connections and waits for the requests under way.
-  Awaitable<void> stop();
+  Awaitable<void> stop() override;
 
   std::size_t connection_count() const { return connections_.size(); }
 
