@@ -367,6 +367,7 @@ def test_ring_and_status(cluster):
     assert UUID.fullmatch(status["cluster"]["id"]) and status["ring"]["member_count"] == 3
     assert all(peer["reachable"] and peer["alive"] for peer in status["peers"])
     assert [volume["name"] for volume in status["volumes"]] == ["demo"]
+    assert status["balanced"] is True
     assert (status["ring"]["replica_set_count"], status["ring"]["loss_chance"]) == (3, 1.0)
     assert "3 distinct replica sets: when 2 random peers are lost" in text and "100 %" in text
     kinds = [row["kind"] for row in cluster.csv("status")]

@@ -31,6 +31,18 @@ Json ring_summary(const RingSpec& ring) {
   return json;
 }
 
+/// As the last line of `agroctl peer list`: nothing is on its way to another peer.
+bool is_balanced(const ClusterReport& report) {
+  bool balanced = report.view.ring.kind != RingKind::union_;
+  for (const ReportedPeer& peer : report.peers) {
+    balanced &= peer.peer.alive || !peer.in_ring;
+    if (!peer.work.has_value()) continue;
+    const RebalanceReport& work = peer.work->rebalance;
+    balanced &= work.blocks_left == 0 && work.bytes_left == 0;
+  }
+  return balanced;
+}
+
 Json ring_and_risk(const ClusterReport& report) {
   Json json = ring_summary(report.view.ring);
   json["replica_set_count"] = report.risk.set_count;
@@ -143,7 +155,9 @@ Json work_json(const ClusterReport& report) {
 
 Json status_json(const ClusterReport& report) {
   const ClusterRecord& cluster = *report.view.cluster;
-  Json json = {{"healthy", report.healthy}, {"problems", report.problems}};
+  Json json = {{"healthy", report.healthy},
+               {"balanced", is_balanced(report)},
+               {"problems", report.problems}};
   json["cluster"] = {{"id", cluster.id.to_string()},
                      {"block_size_bytes", cluster.block_size},
                      {"block_spec", cluster.block_spec},
