@@ -19,6 +19,7 @@ std::string head(VolumeId volume) { return volume_prefix(volume) + "head"; }
 std::string lock(VolumeId volume) { return volume_prefix(volume) + "lock"; }
 std::string epoch(VolumeId volume) { return volume_prefix(volume) + "epoch"; }
 std::string degraded(VolumeId volume) { return volume_prefix(volume) + "degraded"; }
+std::string health(VolumeId volume) { return volume_prefix(volume) + "health"; }
 
 Result<std::uint64_t> parse_number(std::string_view text, int base, std::string_view what) {
   std::uint64_t value = 0;

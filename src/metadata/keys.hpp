@@ -45,6 +45,7 @@ std::string head(VolumeId volume);
 std::string lock(VolumeId volume);
 std::string epoch(VolumeId volume);
 std::string degraded(VolumeId volume);
+std::string health(VolumeId volume);
 
 /// Reads a whole number in `base`. Errors: corrupt, naming `what`.
 Result<std::uint64_t> parse_number(std::string_view text, int base, std::string_view what);

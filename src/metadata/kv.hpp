@@ -86,6 +86,9 @@ struct LeaseRenewals {
   Event told;
 };
 
+/// How often a lease is renewed while it lasts.
+inline constexpr int kRenewalsPerTtl = 8;
+
 /// Errors of every call: unavailable (try again), timed_out, corrupt, io_error, closed;
 /// outcome_unknown for a transaction whose answer was lost.
 class Kv {

@@ -34,7 +34,7 @@ Awaitable<bool> Lease::pause_until(TimePoint at) {
 }
 
 void Lease::renewed(TimePoint sent) {
-  const bool was_valid = env_.clock.now() < valid_until_;
+  const bool was_valid = env_.clock.now() < valid_until_ - ttl_ / kMarginPart;
   valid_until_ = sent + ttl_;
   if (std::exchange(failing_, false)) log_info("metadata lease {} is renewed again", id_);
   wake_.notify_all();  // watch_validity() has a later time to wait for
@@ -54,14 +54,14 @@ void Lease::lose(const std::string& why) {
 }
 
 Job Lease::renew() {
-  TimePoint due = env_.clock.now() + ttl_ / 3;
+  TimePoint due = env_.clock.now() + ttl_ / kRenewalsPerTtl;
   while (co_await pause_until(due)) {
     const TimePoint sent = env_.clock.now();
     const Result<void> answer = co_await kv_.keep_alive(id_);
     if (stopping_) co_return;
     if (answer.has_value()) {
       renewed(sent);
-      due = sent + ttl_ / 3;
+      due = sent + ttl_ / kRenewalsPerTtl;
     } else if (answer.code() == Errc::not_found || answer.code() == Errc::closed) {
       lose(answer.error().message);
       co_return;

@@ -18,7 +18,7 @@ namespace agro {
 
 class Lease {
  public:
-  /// A new lease, renewed every ttl/3. Stop it before `env` or `kv` go.
+  /// A new lease, renewed every ttl/8: an outage of the store is noticed late. Stop it before `env` or `kv` go.
   /// Errors: those of Kv::grant_lease.
   static Task<std::unique_ptr<Lease>> grant(Env& env, Kv& kv, std::chrono::milliseconds ttl);
   Lease(const Lease&) = delete;
@@ -32,7 +32,8 @@ class Lease {
   /// Whether the store said that it has ended: get a new one (and Metadata::resume_volume).
   bool lost() const { return lost_; }
   TimePoint valid_until() const {
-    return renewals_ == nullptr ? valid_until_ : renewals_->renewed_at.load() + ttl_;
+    const TimePoint end = renewals_ == nullptr ? valid_until_ : renewals_->renewed_at.load() + ttl_;
+    return end - ttl_ / kMarginPart;
   }
   /// Notified when valid() turned false, turned true again, and when the lease is lost.
   Event& changed() { return changed_; }
@@ -42,6 +43,8 @@ class Lease {
   Awaitable<void> stop();
 
  private:
+  /// Clocks that differ a little, and an answer on its way, must not make us hold it too long.
+  static constexpr int kMarginPart = 50;
   Lease(Env& env, Kv& kv, std::uint64_t id, std::chrono::milliseconds ttl, TimePoint sent);
   Job renew();
   Job follow_renewals();
@@ -56,7 +59,7 @@ class Lease {
   const std::uint64_t id_;
   const Duration ttl_;
   const std::shared_ptr<LeaseRenewals> renewals_;  // null: the loop renews
-  TimePoint valid_until_;  // as the loop last saw it; never later than valid_until()
+  TimePoint valid_until_;  // without the margin, as the loop last saw it
   bool failing_ = false;   // told once, not at every attempt
   bool lost_ = false;
   bool stopping_ = false;

@@ -130,7 +130,8 @@ class Metadata {
   /// Errors: locked, naming the holder; not_found (deleted); fenced (the lease has ended).
   Task<AcquiredVolume> acquire_volume(VolumeId volume, std::uint64_t lease, std::string holder);
   /// Takes the lock again with the epoch of before, under a new lease, after the old one ended.
-  /// Errors: fenced, when anybody opened the volume since, or deleted it.
+  /// Errors: fenced, when anybody opened the volume since, or deleted it; unavailable, when the new
+  /// lease has ended as well.
   Task<void> resume_volume(VolumeId volume, Epoch epoch, std::uint64_t lease, std::string holder);
   /// Gives the lock back; it is a success when it is gone already or another's.
   Task<void> release_volume(VolumeId volume, Epoch epoch, std::uint64_t lease);
@@ -140,6 +141,12 @@ class Metadata {
   /// Records, before the first such acknowledgment, that blocks are acknowledged with `copies`
   /// copies only; 0 clears it. Errors: fenced, as commit_head().
   Task<void> set_degraded(VolumeId volume, Epoch epoch, std::uint64_t lease, std::uint32_t copies);
+
+  /// Says what is wrong with the volume, for others, until the lease ends; empty: nothing is.
+  /// Errors: fenced, as commit_head().
+  Task<void> set_health(VolumeId volume, Epoch epoch, std::uint64_t lease, std::string text);
+  /// What its writer says is wrong with it; empty: nothing, or nobody has it open.
+  Task<std::string> health_of(VolumeId volume);
 
   // --- peers ---
   /// Makes or replaces the durable record, and marks the peer alive for as long as `lease` is held.

@@ -266,7 +266,7 @@ TYPED_TEST(MetadataTest, LostLease) {
             Errc::fenced);
   EXPECT_EQ(this->error(this->a.acquire_volume(demo.id, lease_a, "A"), "lease"), Errc::fenced);
   EXPECT_EQ(this->error(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"), "lease"),
-            Errc::fenced);
+            Errc::unavailable);
   lease_a = this->lease(*this->kv_a, milliseconds(3000));
   this->test().must(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"));
   this->test().must(this->a.resume_volume(demo.id, held.epoch, lease_a, "A"));

@@ -137,8 +137,11 @@ Task<void> Metadata::resume_volume(VolumeId volume, Epoch epoch, std::uint64_t l
     compares.push_back(found->lock ? keys::unchanged(found->lock_entry)
                                    : keys::absent(keys::lock(volume)));
     std::vector<KvOp> ops = {keys::put(keys::lock(volume), encode(lock), lease)};
-    AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
-    if (outcome == Outcome::committed) co_return Result<void>();
+    const auto outcome = co_await commit(std::move(compares), std::move(ops));
+    // The lease is gone, and not the volume: another lease may do.
+    if (outcome.code() == Errc::fenced) co_return fail(Errc::unavailable, outcome.error().message);
+    if (!outcome.has_value()) co_return fail(outcome.error());
+    if (*outcome == Outcome::committed) co_return Result<void>();
   }
   co_return fail_contended("resume volume");
 }
@@ -194,6 +197,27 @@ Task<void> Metadata::set_degraded(VolumeId volume, Epoch epoch, std::uint64_t le
     if (outcome == Outcome::committed) co_return Result<void>();
   }
   co_return fail_contended("record of the copy count");
+}
+
+Task<void> Metadata::set_health(VolumeId volume, Epoch epoch, std::uint64_t lease,
+                                std::string text) {
+  for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+    const auto found = co_await read_own_keys(volume, epoch, lease);
+    if (!found.has_value()) co_return fail(found.error());
+    std::vector<KvCompare> compares = {keys::unchanged(found->lock_entry),
+                                       keys::unchanged(found->epoch_entry)};
+    std::vector<KvOp> ops;
+    ops.push_back(text.empty() ? keys::remove(keys::health(volume))
+                               : keys::put(keys::health(volume), text, lease));
+    AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
+    if (outcome == Outcome::committed) co_return Result<void>();
+  }
+  co_return fail_contended("health of a volume");
+}
+
+Task<std::string> Metadata::health_of(VolumeId volume) {
+  AGRO_CO_TRY(const auto found, co_await kv_.get(keys::health(volume)));
+  co_return found.has_value() ? found->value : std::string();
 }
 
 }  // namespace agro

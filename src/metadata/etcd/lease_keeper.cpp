@@ -77,7 +77,7 @@ TimePoint LeaseKeeper::renew(const Kept& kept) {
     renewals->problem = problem;
     renewals->told.notify_all();
   });
-  if (answer.has_value()) return sent + kept.ttl / 3;
+  if (answer.has_value()) return sent + kept.ttl / kRenewalsPerTtl;
   if (lost) return TimePoint::max();
   return clock_.now() + std::min(kept.ttl / 10, Duration(std::chrono::seconds(1)));
 }
