@@ -263,10 +263,7 @@ Task<void> Inode::write_block(BlockRef ref, std::shared_ptr<AlignedBuffer> buffe
   const std::uint32_t size = blockset_.seal(ref, buffer->bytes(), payload_size);
   bytes_written_ += size;
   const SharedBytes block{buffer, buffer->bytes().first(size)};
-  WriteOptions options;
-  options.reserve = true;
-  AGRO_CO_TRY_OK(co_await blockset_.write(ref, block, options));
-  co_return Result<void>();
+  co_return co_await writer_(ref, block);
 }
 
 std::size_t Inode::root_size() const {

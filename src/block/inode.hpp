@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <set>
 #include <vector>
 
@@ -43,8 +44,11 @@ class Inode {
  public:
   static constexpr std::uint32_t kPagesPerDirectory = 512;
 
-  Inode(VolumeId volume, Blockset& blockset, BufferPool& buffers)
-      : volume_(volume), blockset_(blockset), buffers_(buffers) {}
+  /// How a sealed block of the INode is stored.
+  using Writer = std::function<Task<void>(BlockRef, SharedBytes)>;
+
+  Inode(VolumeId volume, Blockset& blockset, BufferPool& buffers, Writer writer)
+      : volume_(volume), blockset_(blockset), buffers_(buffers), writer_(std::move(writer)) {}
 
   /// Reads root, directories and pages into `map`, which is new and of the root's size.
   /// Errors: corrupt, not_found, unavailable, with what was read in the text.
@@ -64,6 +68,7 @@ class Inode {
   /// Blocks that the INode of the last finish() does not need, for deletion after its commit.
   std::vector<BlockRef> take_garbage();
 
+  BlockRef root() const { return root_; }
   /// Names of the blocks that make up the INode, without the root.
   std::vector<BlockRef> live_refs() const;
   std::uint64_t bytes_written() const { return bytes_written_; }
@@ -105,6 +110,7 @@ class Inode {
   VolumeId volume_;
   Blockset& blockset_;
   BufferPool& buffers_;
+  Writer writer_;
   std::array<Tree, 2> trees_;  // by PageKind
   std::vector<InodeBlock> blocks_;
   std::vector<std::uint32_t> free_slots_;

@@ -28,7 +28,12 @@ Volume::Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, Volume
       buffers_(backend.block_size(), kIdleBufferCountMax),
       cache_(options.read_cache_size),
       map_(size_bytes / kSectorSize),
-      inode_(id, *blockset_, buffers_),
+      inode_(id, *blockset_, buffers_,
+             [this](BlockRef ref, SharedBytes block) {
+               WriteOptions write_options;
+               write_options.reserve = true;
+               return store_block(ref, std::move(block), write_options);
+             }),
       jobs_(env.executor),
       metric_written_bytes_(env.metrics.get("agro_volume_written_bytes_total", "bytes users wrote")),
       metric_read_bytes_(env.metrics.get("agro_volume_read_bytes_total", "bytes users read")),
@@ -62,6 +67,7 @@ void Volume::start_jobs() {
   jobs_.spawn(seal_when_idle());
   jobs_.spawn(checkpoint_when_due());
   jobs_.spawn(sweep());
+  jobs_.spawn(restore_when_possible());
   if (options_.cleaner) jobs_.spawn(clean_when_needed());
 }
 
@@ -111,7 +117,7 @@ Task<void> Volume::write_zeroes(std::uint64_t offset, std::uint64_t size, bool m
 void Volume::stop_jobs() {
   stopping_jobs_ = true;
   for (Event* event : {&stopping_, &progress_, &opened_, &checkpoint_wanted_, &clean_wanted_,
-                       &lease_.changed(), &backend_.peers_changed()}) {
+                       &record_changed_, &lease_.changed(), &backend_.peers_changed()}) {
     event->notify_all();
   }
 }
@@ -130,7 +136,7 @@ Task<void> Volume::close() {
   jobs_.spawn(stop_at(env_.clock.now() + options_.close_deadline, done));
   Result<void> result = co_await flush();
   if (!result.has_value()) {
-    const std::string& why = suspended_.empty() ? result.error().message : suspended_;
+    const std::string why = suspended_ ? suspended_->to_string() : result.error().message;
     result = fail(result.code(), fmt::format("volume {}: closed without its last writes, which were "
                                              "not flushed and are lost: {}", id_.value, why));
   } else if (map_.is_dirty() || map_.dead_count() > 0 || log_blocks_ > 0) {
@@ -155,8 +161,13 @@ VolumeStatus Volume::info() const {
   status.map_memory_bytes = map_.map().memory_bytes();
   status.log_bytes = log_bytes_;
   status.cleaned_bytes = cleaned_bytes_;
-  status.suspended = suspended_;
-  if (suspended_.empty() && short_of_space_) status.suspended = "the peers are full";
+  status.copies_wanted = blockset_->copy_count();
+  status.copies = recorded_copies_ != 0 ? std::min(recorded_copies_, status.copies_wanted)
+                                        : status.copies_wanted;
+  if (suspended_) status.suspended = suspended_->to_string();
+  if (!suspended_ && short_of_space_) status.suspended = "the peers are full";
+  if (!lease_.valid()) status.suspended = "its lease in the metadata store is not confirmed";
+  status.health = health();
   if (failed_) status.failed = failed_->to_string();
   return status;
 }

@@ -50,6 +50,9 @@ class VolumeLease {
   virtual Event& changed() = 0;
   /// Moves the INode pointer. Errors: fenced; unavailable and others: try again.
   virtual Task<void> commit(LogHead head) = 0;
+  /// Records how few copies acknowledged blocks may have from now on; 0: all of them have all.
+  /// Errors as commit().
+  virtual Task<void> set_degraded(std::uint32_t copies) = 0;
 };
 
 struct VolumeOptions {
@@ -62,6 +65,9 @@ struct VolumeOptions {
   Duration retry_after = std::chrono::milliseconds(100);
   Duration close_deadline = std::chrono::seconds(10);
   bool cleaner = true;
+  /// Fewest copies to go on with when peers are missing; 0: 1 of 2, else one less than all.
+  std::uint32_t min_copies = 0;
+  std::uint64_t restore_rate = 128 * 1024 * 1024;  // bytes a second of copies that are made again
   /// Copies that blocks of the last writer are sure to have, when it recorded fewer than all; 0: all.
   std::uint32_t degraded_copies = 0;
   /// Open the volume although peers are missing that may hold flushed data.
@@ -76,7 +82,11 @@ struct VolumeStatus {
   std::uint64_t map_memory_bytes = 0;
   std::uint64_t log_bytes = 0;      // since the last checkpoint
   std::uint64_t cleaned_bytes = 0;  // relocated by the cleaner, since the volume was opened
+  std::uint32_t copies = 0;         // that every block is sure to have
+  std::uint32_t copies_wanted = 0;  // more than `copies`: it goes on with fewer, degraded
   std::string suspended;            // why writes wait; empty: they do not
+  /// What is not as it should be, in words that stay the same for as long as it lasts.
+  std::string health;
   std::string failed;               // why the device failed; empty: it did not
 };
 
@@ -201,6 +211,17 @@ class Volume final : public BlockDevice {
   void end_space_shortage();
   Task<void> free_dead_blocks();
 
+  // volume_copies.cpp: going on with fewer copies, and making the others again
+  std::uint32_t min_copies() const;
+  std::string health() const;
+  Task<void> store_block(BlockRef ref, SharedBytes block, WriteOptions options);
+  Task<void> record_copies(std::uint32_t copies);
+  Job restore_when_possible();
+  Task<bool> restore_copies();
+  Task<bool> restore_blocks();
+  Task<void> restore_block(BlockRef ref);
+  std::vector<BlockRef> needed_refs() const;
+
   // volume_recovery.cpp
   Task<void> recover(LogHead head);
   std::uint32_t sure_copies() const;
@@ -255,8 +276,14 @@ class Volume final : public BlockDevice {
   std::set<std::uint64_t> unreadable_;        // sequences of blocks that the cleaner could not read
   std::vector<BlockRef> committed_refs_;      // of the INode committed by open(), for sweep()
 
+  std::uint32_t recorded_copies_ = 0;         // so few are recorded in the MDS as sure; 0: all
+  bool record_may_exist_ = false;             // in the MDS
+  std::uint64_t thin_count_ = 0;              // blocks acknowledged with fewer than all copies
+  AsyncMutex record_mutex_;
+  Event record_changed_;
+
   std::optional<Error> failed_;
-  std::string suspended_;
+  std::optional<Error> suspended_;
   bool stopping_jobs_ = false;
   Event progress_;          // durable_sequence_ moved, room was made, the device failed
   Event opened_;            // a segment was opened, or stopping

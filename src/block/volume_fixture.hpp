@@ -28,6 +28,15 @@ class TestLease final : public VolumeLease {
     head_ = head;
     co_return Result<void>();
   }
+  Task<void> set_degraded(std::uint32_t copies) override {
+    co_await yield_to_loop();
+    if (crashed_) co_return fail(Errc::closed, "crashed");
+    if (degraded_fails) co_return fail(Errc::unavailable, "no metadata store");
+    degraded = copies;
+    co_return Result<void>();
+  }
+  std::uint32_t degraded = 0;
+  bool degraded_fails = false;
   void crash() { crashed_ = true; }
   void set_valid(bool valid) {
     valid_ = valid;

@@ -205,9 +205,9 @@ Job Volume::write_block(std::uint64_t sequence, SharedBytes block, bool reserve)
   while (!stopping_jobs_) {
     WriteOptions write_options;
     write_options.reserve = reserve;
-    const Result<std::uint32_t> written = co_await blockset_->write(ref, block, write_options);
+    const Result<void> written = co_await store_block(ref, block, write_options);
     if (written.has_value()) {
-      suspended_.clear();
+      suspended_.reset();
       block_is_durable(sequence);
       co_return;
     }
@@ -216,8 +216,8 @@ Job Volume::write_block(std::uint64_t sequence, SharedBytes block, bool reserve)
       fail_device(error);
       co_return;
     }
-    if (suspended_.empty()) log_warning("volume {}: writes wait: {}", id_.value, error.to_string());
-    suspended_ = error.to_string();
+    if (!suspended_) log_warning("volume {}: writes wait: {}", id_.value, error.to_string());
+    suspended_ = error;
     if (error.code == Errc::out_of_space && !reserve) {
       // The checkpoint that frees space must wait for this block: it goes into the reserve, and
       // users wait until there is space again.

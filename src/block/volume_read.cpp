@@ -77,12 +77,17 @@ Task<void> Volume::read(std::uint64_t offset, MutableBytes out) {
   metric_read_bytes_.add(out.size());
   ++read_count_;
   if (offset % kSectorSize == 0 && out.size() % kSectorSize == 0) {
-    co_return co_await read_sectors(offset / kSectorSize, out);
+    AGRO_CO_TRY_OK(co_await read_sectors(offset / kSectorSize, out));
+    // What was read may be old when somebody else has the volume by now.
+    while (!lease_.valid() && !failed_ && !stopping_jobs_) co_await progress_.wait();
+    co_return check_usable();
   }
   const std::uint64_t begin = round_down(offset, kSectorSize);
   const std::uint64_t end = round_up(offset + out.size(), kSectorSize);
   AlignedBuffer covering(end - begin);
   AGRO_CO_TRY_OK(co_await read_sectors(begin / kSectorSize, covering.bytes()));
+  while (!lease_.valid() && !failed_ && !stopping_jobs_) co_await progress_.wait();
+  AGRO_CO_TRY_OK(check_usable());
   std::memcpy(out.data(), covering.data() + (offset - begin), out.size());
   co_return Result<void>();
 }

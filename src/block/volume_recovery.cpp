@@ -25,6 +25,8 @@ constexpr std::size_t kReplayAtOnce = 16;
 }  // namespace
 
 Task<void> Volume::recover(LogHead head) {
+  recorded_copies_ = options_.degraded_copies;
+  record_may_exist_ = recorded_copies_ != 0;
   const std::uint32_t sure = sure_copies();
   AGRO_CO_TRY(const Reached fenced, co_await backend_.fence(id_, lease_.epoch(), sure - 1));
   AGRO_CO_TRY_OK(check_missing(missing_in(fenced, fenced)));
@@ -118,8 +120,7 @@ Task<void> Volume::replay_block(Listing::Entry entry, SharedBytes& block) {
   WriteOptions write_options;
   write_options.repair = true;
   write_options.reserve = true;
-  AGRO_CO_TRY_OK(co_await blockset_->write(entry.ref, block, write_options));
-  co_return Result<void>();
+  co_return co_await store_block(entry.ref, block, write_options);
 }
 
 Result<void> Volume::apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload) {

@@ -14,7 +14,7 @@ namespace agro {
 namespace {
 
 constexpr Duration kBackoffMin = std::chrono::milliseconds(50);
-constexpr Duration kBackoffMax = std::chrono::milliseconds(500);
+constexpr Duration kBackoffMax = std::chrono::milliseconds(150);
 constexpr Duration kConnectLimit = std::chrono::seconds(2);
 constexpr Duration kHeartbeat = std::chrono::seconds(1);
 /// No byte heard for so long, though a heartbeat asked for some: the connection is dead.
