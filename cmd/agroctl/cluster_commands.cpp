@@ -18,6 +18,7 @@ struct InitOptions {
   std::uint32_t replication = 2;
   std::string ring = "placement";
   std::uint32_t group_count = 0;  // 0: kGroupCountDefault, of a placement ring
+  std::uint32_t min_copies = 0;
 };
 
 struct WipeOptions {
@@ -31,6 +32,7 @@ Task<void> init(Session& session, InitOptions options) {
   cluster.id = make_uuid(session.env.random);
   cluster.block_size = static_cast<std::uint32_t>(options.block_size);
   cluster.block_spec = spec.to_string();
+  cluster.min_copies = options.min_copies;
   cluster.created_unix_ms = session.env.clock.unix_time_ms();
   RingSpec ring;
   ring.kind = RingKind::empty;
@@ -101,7 +103,15 @@ void add_cluster_commands(CLI::App& app, Program& program) {
   init_command->add_option("--groups", init_options->group_count,
                            "placement groups, a power of two up to 65536 (default 4096; some 40 a "
                            "peer or more keep the cluster balanced; fixed)");
+  init_command
+      ->add_option("--min-copies", init_options->min_copies,
+                   "copies to go on with while peers are missing; as many as --replication: wait for "
+                   "the peers instead (default 1 of 2, else one less than all)")
+      ->check(CLI::Range(1, 16));
   init_command->final_callback([&program, init_options] {
+    if (init_options->min_copies > init_options->replication) {
+      throw CLI::ValidationError("--min-copies", "must not be more than --replication");
+    }
     const std::uint64_t size = init_options->block_size;
     if (size < kBlockSizeMin || size > kBlockSizeMax || (size & (size - 1)) != 0) {
       throw CLI::ValidationError("--block-size", "must be a power of two from 64KiB to 16MiB");

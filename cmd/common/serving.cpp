@@ -67,6 +67,7 @@ std::string Serving::status_line(double seconds) {
   for (const VolumeManager::Attached& one : manager_->attached()) {
     if (!one.status.failed.empty()) line += fmt::format(" | {} FAILED: {}", one.name, one.status.failed);
     else if (!one.status.suspended.empty()) line += fmt::format(" | {} waits: {}", one.name, one.status.suspended);
+    else if (!one.status.health.empty()) line += fmt::format(" | {} {}", one.name, one.status.health);
   }
   read_before_ = read;
   written_before_ = written;

@@ -62,7 +62,11 @@ Task<void> look_at_volumes(Metadata& metadata, ClusterReport& report) {
     const Result<std::optional<VolumeLock>> lock = co_await metadata.lock_of(volume.id);
     if (lock.code() == Errc::not_found) continue;  // deleted meanwhile
     if (!lock.has_value()) co_return fail(lock.error());
-    report.volumes.push_back({volume, copy_count_of(volume, report.view.ring), *lock});
+    ReportedVolume reported{volume, copy_count_of(volume, report.view.ring), *lock};
+    if (lock->has_value()) {
+      AGRO_CO_TRY(reported.health, co_await metadata.health_of(volume.id));
+    }
+    report.volumes.push_back(std::move(reported));
   }
   co_return Result<void>();
 }
@@ -122,6 +126,10 @@ void judge(ClusterReport& report) {
                                           well_count, member_count, copies));
   }
   judge_work(report);
+  for (const ReportedVolume& volume : report.volumes) {
+    if (volume.health.empty()) continue;
+    report.problems.push_back(fmt::format("volume {} is {}", volume.volume.name, volume.health));
+  }
   report.healthy = report.problems.empty();
   // From here on what somebody should know and no reason to call the cluster ill.
   for (const ReportedPeer& peer : report.peers) {

@@ -25,7 +25,25 @@ class VolumeManager::OwnLease final : public VolumeLease {
     record.root_index = head.root_index;
     record.sequence = head.sequence;
     record.size = size_bytes_;
-    return metadata_.commit_head(volume_, epoch_, lease_->id(), record);
+    Result<void> done = co_await metadata_.commit_head(volume_, epoch_, lease_->id(), record);
+    co_return co_await judge(std::move(done));
+  }
+
+  Task<void> set_degraded(std::uint32_t copies) override {
+    Result<void> done = co_await metadata_.set_degraded(volume_, epoch_, lease_->id(), copies);
+    co_return co_await judge(std::move(done));
+  }
+
+  /// For others to see; goes with the lease. Published again when that changed.
+  Awaitable<void> publish_health(std::string text) {
+    const bool stable = std::exchange(seen_health_, text) == text;
+    const bool known = text == told_health_ && (text.empty() || told_under_ == lease_->id());
+    if (!stable || known || !valid()) co_return;
+    const std::uint64_t lease = lease_->id();
+    const Result<void> done = co_await metadata_.set_health(volume_, epoch_, lease, text);
+    if (!done.has_value()) co_return;  // the next round tries again
+    told_health_ = std::move(text);
+    told_under_ = lease;
   }
 
   Task<AcquiredVolume> acquire(VolumeId volume) {
@@ -55,10 +73,28 @@ class VolumeManager::OwnLease final : public VolumeLease {
   }
 
  private:
+  /// "Fenced" may only mean that our lease had ended: then the lock is taken again, and the caller
+  /// may try again. Only when somebody else has, or had, the volume, all is lost.
+  Task<void> judge(Result<void> done) {
+    if (done.code() != Errc::fenced || lost_) co_return done;
+    const AsyncMutex::Guard guard = co_await mutex_.lock();
+    if (!lost_ && !lease_->lost() && !stopping_) {
+      note(co_await metadata_.resume_volume(volume_, epoch_, lease_->id(), options_.holder));
+    }
+    if (lost_) co_return done;
+    co_return fail(Errc::unavailable, "the volume's lock had ended: " + done.error().message);
+  }
+
+  void note(const Result<void>& resumed) {
+    if (resumed.code() == Errc::fenced) lost_ = true;
+    changed_.notify_all();
+  }
+
   Job follow() {
     while (!stopping_ && !lost_) {
       if (lease_->lost()) {
-        co_await resume();
+        const bool again = co_await resume();
+        if (again) co_await wait_until(stop_event_, env_.clock, env_.clock.now() + kResumeAgain);
         continue;
       }
       co_await wait_until(lease_->changed(), env_.clock, env_.clock.now() + std::chrono::seconds(1));
@@ -66,28 +102,28 @@ class VolumeManager::OwnLease final : public VolumeLease {
     }
   }
 
-  Awaitable<void> resume() {
+  /// A new lease and the old epoch, if nobody took the volume meanwhile. The new lease counts from
+  /// when the lock is confirmed to be under it. True: try again.
+  Awaitable<bool> resume() {
+    const AsyncMutex::Guard guard = co_await mutex_.lock();
     co_await lease_->stop();
+    if (stopping_) co_return false;
     Result<std::unique_ptr<Lease>> fresh = co_await Lease::grant(env_, kv_, options_.lease_ttl);
-    if (fresh.has_value()) {
-      lease_ = std::move(*fresh);
-      const Result<void> resumed =
-          co_await metadata_.resume_volume(volume_, epoch_, lease_->id(), options_.holder);
-      if (resumed.has_value()) {
-        log_warning("volume {}: its lease had ended, nobody took it: going on", volume_.value);
-        changed_.notify_all();
-        co_return;
-      }
-      if (resumed.code() == Errc::fenced) {
-        lost_ = true;
-        changed_.notify_all();
-        co_return;
-      }
+    if (!fresh.has_value()) co_return true;
+    const Result<void> resumed = co_await metadata_.resume_volume(
+        volume_, epoch_, (*fresh)->id(), options_.holder);
+    if (!resumed.has_value()) {
+      co_await (*fresh)->stop();
+      note(resumed);
+      co_return !lost_;
     }
-    // Not valid until it is: the lease that is not confirmed must not count.
-    co_await lease_->stop();
-    co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::milliseconds(500));
+    lease_ = std::move(*fresh);
+    log_warning("volume {}: its lease had ended, nobody took it: going on", volume_.value);
+    changed_.notify_all();
+    co_return false;
   }
+
+  static constexpr Duration kResumeAgain = std::chrono::milliseconds(500);
 
   Env& env_;
   Kv& kv_;
@@ -99,6 +135,10 @@ class VolumeManager::OwnLease final : public VolumeLease {
   std::unique_ptr<Lease> lease_;
   bool lost_ = false;
   bool stopping_ = false;
+  std::string seen_health_;  // last round
+  std::string told_health_;  // in the metadata store
+  std::uint64_t told_under_ = 0;
+  AsyncMutex mutex_;  // one at a time takes the lock again
   Event changed_;
   Event stop_event_;
   TaskGroup jobs_;
@@ -115,7 +155,9 @@ struct VolumeManager::Attachment {
 };
 
 VolumeManager::VolumeManager(Env& env, Kv& kv, ClusterClient& cluster, VolumeManagerOptions options)
-    : env_(env), kv_(kv), cluster_(cluster), options_(std::move(options)), jobs_(env.executor) {}
+    : env_(env), kv_(kv), cluster_(cluster), options_(std::move(options)), jobs_(env.executor) {
+  jobs_.spawn(publish_health());
+}
 
 VolumeManager::~VolumeManager() = default;
 
@@ -212,6 +254,7 @@ Task<void> VolumeManager::acquire(std::shared_ptr<Attachment> attachment) {
     const LogHead head{acquired->head.epoch, acquired->head.checkpoint_epoch,
                        acquired->head.root_index, acquired->head.sequence};
     VolumeOptions volume_options = options_.volume;
+    volume_options.min_copies = cluster_.cluster().min_copies;
     volume_options.degraded_copies = acquired->degraded_copies.value_or(0);
     volume_options.force_recovery = options_.force_recovery.contains(attachment->name);
     std::uint32_t sure_copies = cluster_.distributor().sure_copies();
@@ -258,29 +301,48 @@ std::vector<VolumeManager::Attached> VolumeManager::attached() const {
   return all;
 }
 
+/// What is wrong with a volume, in its key in the metadata; written when it changes, and only when
+/// it lasts.
+Job VolumeManager::publish_health() {
+  while (!stopping_) {
+    co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::seconds(1));
+    std::vector<std::shared_ptr<Attachment>> attached;
+    for (const auto& [name, one] : attachments_) attached.push_back(one);
+    for (const std::shared_ptr<Attachment>& one : attached) {
+      if (stopping_ || one->state != Attachment::State::attached) continue;
+      std::string health = one->volume->info().health;
+      co_await one->lease->publish_health(std::move(health));
+    }
+  }
+}
+
+Job VolumeManager::detach_and_tell(std::shared_ptr<Attachment> attachment, Result<void>& first) {
+  Result<void> done = co_await detach(attachment);
+  if (done.has_value()) co_return;
+  log_error("detaching volume '{}': {}", attachment->name, done.error().to_string());
+  if (first.has_value()) first = std::move(done);
+}
+
 Task<void> VolumeManager::stop() {
   stopping_ = true;
   stop_event_.notify_all();
   changed_.notify_all();
   co_await jobs_.join();
   Result<void> first;
+  TaskGroup detaching(env_.executor);
   const TimePoint deadline = env_.clock.now() + options_.stop_patience;
   while (!attachments_.empty()) {
-    const std::shared_ptr<Attachment> attachment = attachments_.begin()->second;
-    // Front ends are giving their handles back; one that waits in a suspended volume never would.
-    const bool in_use = attachment->handle_count > 0 && env_.clock.now() < deadline;
-    if (attachment->state != Attachment::State::attached || in_use) {
-      co_await wait_until(changed_, env_.clock, env_.clock.now() + std::chrono::milliseconds(100));
-      continue;
+    std::vector<std::shared_ptr<Attachment>> ready;
+    for (const auto& [name, attachment] : attachments_) {
+      // Front ends are giving their handles back; one that waits in a suspended volume never would.
+      const bool in_use = attachment->handle_count > 0 && env_.clock.now() < deadline;
+      if (attachment->state == Attachment::State::attached && !in_use) ready.push_back(attachment);
     }
-    Result<void> done = co_await detach(attachment);
-    if (done.has_value()) continue;
-    if (first.has_value()) {
-      first = std::move(done);
-    } else {
-      log_error("detaching volume '{}': {}", attachment->name, done.error().to_string());
-    }
+    for (const auto& attachment : ready) detaching.spawn(detach_and_tell(attachment, first));
+    if (attachments_.empty()) break;
+    co_await wait_until(changed_, env_.clock, env_.clock.now() + std::chrono::milliseconds(100));
   }
+  co_await detaching.join();
   co_return first;
 }
 

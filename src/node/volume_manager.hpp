@@ -22,7 +22,9 @@ struct VolumeManagerOptions {
   std::string holder;                 // who we are, for those who find the volume locked
   std::set<std::string> names;        // only these volumes; empty: all
   std::set<std::string> force_recovery;  // opened although peers with flushed data may be missing
-  std::chrono::milliseconds lease_ttl{10000};
+  /// Renewed every eighth: a metadata store that is away for 10 s goes unnoticed, and a volume whose
+  /// client died can be opened elsewhere within 15 s.
+  std::chrono::milliseconds lease_ttl{13000};
   Duration linger = std::chrono::milliseconds(500);  // attached after the last handle went
   Duration stop_patience = std::chrono::seconds(6);  // for front ends to let go
   Duration lock_patience = std::chrono::seconds(3);  // for a lock that somebody is about to give up
@@ -54,6 +56,8 @@ class VolumeManager final : public DeviceProvider {
   Task<void> acquire(std::shared_ptr<Attachment> attachment);
   Task<void> detach(std::shared_ptr<Attachment> attachment);
   void release_handle(const std::shared_ptr<Attachment>& attachment);
+  Job publish_health();
+  Job detach_and_tell(std::shared_ptr<Attachment> attachment, Result<void>& first);
   Job detach_later(std::shared_ptr<Attachment> attachment, std::uint64_t generation);
 
   Env& env_;
