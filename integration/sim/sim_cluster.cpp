@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "metadata/keys.hpp"
+
 namespace agro {
 
 Result<void> CuttableKv::state() const {
@@ -39,6 +41,15 @@ Task<void> CuttableKv::revoke_lease(std::uint64_t lease) {
 }
 Task<void> CuttableKv::close() { co_return co_await inner_->close(); }
 
+namespace {
+
+Job stop_client(VolumeManager& manager, ClusterClient& cluster) {
+  (void)co_await manager.stop();
+  co_await cluster.stop();
+}
+
+}  // namespace
+
 SimCluster::Host::Host(SimLoop& loop, SimNetwork& network, const std::string& host_name,
                        Random seeds)
     : name(host_name),
@@ -68,6 +79,11 @@ SimCluster::SimCluster(std::uint64_t seed, Options options)
 
 SimCluster::~SimCluster() {
   if (cluster_ != nullptr) crash_client();
+  if (other_cluster_ != nullptr) {
+    other_->kv->cut();
+    network.drop_host(other_->name, SimDeath::process);
+    AGRO_ASSERT(loop.run_job(stop_client(*other_manager_, *other_cluster_)));
+  }
   for (std::size_t index = 0; index < hosts_.size(); ++index) {
     if (peer_runs(index)) crash_peer(index);
   }
@@ -128,6 +144,26 @@ VolumeManagerOptions SimCluster::manager_options() const {
   return options;
 }
 
+std::uint32_t SimCluster::recorded_copies() {
+  const auto found = loop.run(metadata_kv_->get(keys::degraded(VolumeId{1})));
+  AGRO_ASSERT(found.has_value());
+  return found->has_value() ? static_cast<std::uint32_t>(std::stoul((*found)->value)) : 0;
+}
+
+std::string SimCluster::published_health() {
+  return loop.run(metadata_->health_of(VolumeId{1})).value();
+}
+
+Result<std::shared_ptr<BlockDevice>> SimCluster::open_elsewhere() {
+  if (other_manager_ != nullptr) return loop.run(other_manager_->open("demo"));
+  other_ = std::make_unique<Host>(loop, network, "other", random.fork());
+  other_->kv = std::make_unique<CuttableKv>(store_.connect());
+  AGRO_TRY(other_cluster_, loop.run(ClusterClient::start(other_->env, *other_->kv)));
+  other_manager_ = std::make_unique<VolumeManager>(other_->env, *other_->kv, *other_cluster_,
+                                                   manager_options());
+  return loop.run(other_manager_->open("demo"));
+}
+
 void SimCluster::silence_peer(std::size_t index) {
   for (const std::unique_ptr<Host>& other : hosts_) {
     if (other != hosts_[index]) network.partition(other->name, hosts_[index]->name);
@@ -162,15 +198,6 @@ void SimCluster::unwind_peer(std::size_t index) {
   host.node.reset();
   host.kv.reset();
 }
-
-namespace {
-
-Job stop_client(VolumeManager& manager, ClusterClient& cluster) {
-  (void)co_await manager.stop();
-  co_await cluster.stop();
-}
-
-}  // namespace
 
 void SimCluster::unwind_client() {
   AGRO_ASSERT(loop.run_job(stop_client(*manager_, *cluster_)));

@@ -98,6 +98,11 @@ class SimCluster {
   ClusterClient& client() { return *cluster_; }
   PeerNode& node(std::size_t index) { return *hosts_[index]->node; }
   VolumeManagerOptions manager_options() const;
+  /// The copies recorded as sure for the volume; 0: all of them.
+  std::uint32_t recorded_copies();
+  std::string published_health();
+  /// The volume, attached by another client on another host.
+  Result<std::shared_ptr<BlockDevice>> open_elsewhere();
 
  private:
   struct Host {
@@ -122,6 +127,9 @@ class SimCluster {
   TempKvStore store_;
   std::vector<std::unique_ptr<Host>> hosts_;
   std::unique_ptr<Host> client_;
+  std::unique_ptr<Host> other_;
+  std::unique_ptr<ClusterClient> other_cluster_;
+  std::unique_ptr<VolumeManager> other_manager_;
   std::unique_ptr<Kv> metadata_kv_;
   std::unique_ptr<Metadata> metadata_;
   std::unique_ptr<ClusterClient> cluster_;

@@ -1,12 +1,9 @@
 // Peers that die, fall silent and come back, as a user of a volume sees it: how long it waits.
 //
 // Simulated time is exact, so it may be asserted.
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "base/log.hpp"
-#include "exercise.hpp"
-#include "sim_cluster.hpp"
+#include "busy_cluster.hpp"
 
 namespace agro {
 namespace {
@@ -16,43 +13,6 @@ using std::chrono::seconds;
 
 constexpr SimCluster::Options kFive{.peer_count = 5, .replication = 3,
                                     .lease_ttl = milliseconds(10000)};
-
-/// A cluster with users at work on its volume.
-class BusyCluster {
- public:
-  BusyCluster(std::uint64_t seed, SimCluster::Options options) : cluster(seed, options) {
-    set_log_sink({});
-    const Result<void> started = cluster.start();
-    EXPECT_TRUE(started.has_value()) << started.error().to_string();
-    open(seed);
-    cluster.loop.run_for(seconds(1));
-    users->take_longest();
-  }
-  ~BusyCluster() { stop(); }
-
-  void open(std::uint64_t seed) {
-    Result<std::shared_ptr<BlockDevice>> opened = cluster.open_volume();
-    ASSERT_TRUE(opened.has_value()) << opened.error().to_string();
-    users = std::make_unique<Users>(cluster.loop.executor(), cluster.loop.clock(),
-                                    std::move(*opened), seed);
-  }
-  /// Runs for so long and returns the longest that a user waited meanwhile.
-  Duration longest_in(Duration duration) {
-    cluster.loop.run_for(duration);
-    return users->take_longest();
-  }
-  /// Ends the users' work; everything they wait for must come.
-  void stop() {
-    if (users == nullptr) return;
-    users->stop();
-    EXPECT_TRUE(cluster.loop.run_until([&] { return users->ended(); }, std::chrono::minutes(1)));
-    EXPECT_THAT(users->seen().errors, testing::IsEmpty());
-    users.reset();
-  }
-
-  SimCluster cluster;
-  std::unique_ptr<Users> users;
-};
 
 // Goal: kill -9 of one of five peers, then of a second, each stops nobody for long and is no error.
 TEST(SimFailureTest, KilledPeersAreHardlyNoticed) {

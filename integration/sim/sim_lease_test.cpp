@@ -1,0 +1,102 @@
+// The lease of a volume: outages of the metadata store, pauses, and a second writer.
+#include "busy_cluster.hpp"
+
+namespace agro {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr SimCluster::Options kCluster{.peer_count = 3, .replication = 2,
+                                       .lease_ttl = milliseconds(10000)};
+
+// Goal: an outage of the metadata store that is shorter than the lease is not noticed; a longer one
+// suspends, and when nobody took the volume it goes on with nothing lost and no error.
+TEST(SimLeaseTest, OutagesOfTheMetadataStore) {
+  for (std::uint64_t seed = 1; seed <= 3 && !testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE(seed);
+    BusyCluster busy(seed, kCluster);
+    busy.cluster.client_kv().set_down(true);
+    EXPECT_LE(busy.longest_in(seconds(8)), milliseconds(100));
+    busy.cluster.client_kv().set_down(false);
+    EXPECT_LE(busy.longest_in(seconds(5)), milliseconds(100));
+
+    busy.cluster.client_kv().set_down(true);
+    busy.cluster.loop.run_for(seconds(10));
+    const std::uint64_t before = busy.users->seen().count;
+    busy.cluster.loop.run_for(seconds(5));
+    EXPECT_EQ(busy.users->seen().count, before) << "acknowledged under a lease that had ended";
+    busy.cluster.client_kv().set_down(false);
+    EXPECT_TRUE(busy.cluster.loop.run_until([&] { return busy.users->seen().count > before + 100; },
+                                            seconds(4)));
+  }
+}
+
+// Goal: a process that was stopped for longer than its lease goes on when nobody took the volume.
+// Method: time jumps, and nothing runs meanwhile.
+TEST(SimLeaseTest, PausedProcess) {
+  BusyCluster busy(7, kCluster);
+  for (const seconds pause : {seconds(3), seconds(30)}) {
+    SimClock& clock = busy.cluster.loop.clock();
+    clock.advance_to(clock.now() + pause);
+    busy.cluster.loop.run_for(seconds(3));
+    const std::uint64_t before = busy.users->seen().count;
+    busy.cluster.loop.run_for(seconds(5));
+    EXPECT_GT(busy.users->seen().count, before + 100);
+  }
+}
+
+/// The writer is cut off, from the metadata store alone or from everything, while another opens the
+/// volume; then it is back.
+void take_over(std::uint64_t seed, bool cut_from_peers) {
+  SCOPED_TRACE(seed);
+  set_log_sink({});
+  SimCluster cluster(seed, {.store_size = 512 * 1024 * 1024});
+  Random random(seed);
+  History history;
+  ASSERT_TRUE(cluster.start().has_value());
+  std::shared_ptr<BlockDevice> old = cluster.open_volume().value();
+  const std::uint64_t sector_count = old->size_bytes() / kSectorSize;
+  bool stopped = false;
+  TaskGroup group(cluster.loop.executor());
+  group.spawn(write_numbered(*old, history, random, sector_count, stopped));
+  cluster.loop.run_for(milliseconds(100 + random.below(300)));
+  cluster.client_kv().set_down(true);
+  if (cut_from_peers) cluster.network.isolate("client");
+  Result<std::shared_ptr<BlockDevice>> fresh = cluster.open_elsewhere();
+  for (int round = 0; round < 3 && fresh.code() == Errc::locked; ++round) {
+    cluster.loop.run_for(seconds(2));
+    fresh = cluster.open_elsewhere();
+  }
+  ASSERT_TRUE(fresh.has_value()) << fresh.error().to_string();
+  std::vector<std::byte> bytes((*fresh)->size_bytes());
+  ASSERT_TRUE(cluster.loop.run((*fresh)->read(0, bytes)).has_value());
+  History seen = history;
+  EXPECT_TRUE(keep_survivors(seen, numbers_of(bytes))) << "what was flushed is not all there";
+  const std::size_t flushed = history.flushed_count;
+  cluster.client_kv().set_down(false);
+  cluster.network.heal_all();
+  cluster.loop.run_for(seconds(10));
+  EXPECT_EQ(history.flushed_count, flushed) << "the old writer completed a flush";
+  const Result<void> after = cluster.loop.run(old->flush(), seconds(30));
+  EXPECT_EQ(after.code(), Errc::fenced) << (after.has_value() ? "" : after.error().to_string());
+  std::vector<std::byte> again(bytes.size());
+  ASSERT_TRUE(cluster.loop.run((*fresh)->read(0, again)).has_value());
+  EXPECT_EQ(again, bytes);
+  stopped = true;
+  EXPECT_TRUE(cluster.loop.run_until([&] { return group.count() == 0; }, seconds(60)));
+  old.reset();
+  fresh = fail(Errc::closed, "gone");
+}
+
+// Goal: a writer that was cut off while another took the volume is fenced, and the other has all that
+// was flushed.
+TEST(SimLeaseTest, SecondWriterFencesTheFirst) {
+  for (std::uint64_t seed = 1; seed <= 3 && !testing::Test::HasFailure(); ++seed) {
+    take_over(seed, false);
+    take_over(seed, true);
+  }
+}
+
+}  // namespace
+}  // namespace agro
