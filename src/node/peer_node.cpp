@@ -6,6 +6,7 @@
 
 #include "base/log.hpp"
 #include "base/units.hpp"
+#include "node/cluster_report.hpp"
 #include "node/peer_protocols.hpp"
 #include "node/ring_change.hpp"
 #include "storage/mmap_store.hpp"
@@ -246,6 +247,9 @@ Task<void> PeerNode::finish_ring_change() {
   std::uint32_t sure_copies = view.ring.parts.front().replication;
   for (const RingSpec& part : view.ring.parts) {
     if (!part.members.empty()) sure_copies = std::min(sure_copies, part.replication);
+  }
+  for (const VolumeRecord& volume : view.volumes) {
+    sure_copies = std::min(sure_copies, copy_count_of(volume, target_of(view.ring)));
   }
   AGRO_CO_TRY(const std::vector<VolumePosition> positions, co_await metadata_.positions());
   for (const VolumePosition& position : positions) {

@@ -6,6 +6,7 @@
 
 #include "base/log.hpp"
 #include "base/parallel.hpp"
+#include "node/cluster_report.hpp"
 #include "ring/ring.hpp"
 
 namespace agro {
@@ -38,6 +39,7 @@ Rebalancer::Rebalancer(Env& env, ClusterClient& cluster, PeerService& service,
 
 void Rebalancer::start() {
   load_ring();
+  load_volumes();
   jobs_.spawn(follow());
   jobs_.spawn(run());
 }
@@ -97,6 +99,16 @@ void Rebalancer::load_ring() {
   wanted_ = true;
 }
 
+void Rebalancer::load_volumes() {
+  volumes_.clear();
+  for (const VolumeRecord& volume : cluster_.view().volumes) {
+    // Asked about a ring of no copies, a volume answers with its own count.
+    RingSpec none;
+    none.replication = 0;
+    volumes_[volume.id] = copy_count_of(volume, none);
+  }
+}
+
 bool Rebalancer::is_alive(const PeerId& id) const {
   const std::vector<PeerView>& peers = cluster_.view().peers;
   return std::any_of(peers.begin(), peers.end(), [&id](const PeerView& peer) {
@@ -104,10 +116,17 @@ bool Rebalancer::is_alive(const PeerId& id) const {
   });
 }
 
+std::size_t Rebalancer::owner_count(const Ring& part, const BlockRef& ref) const {
+  part.permutation(ref, permutation_);
+  const auto volume = volumes_.find(ref.volume);
+  const bool own = volume != volumes_.end() && volume->second > 0;
+  const std::uint32_t copies = own ? volume->second : part.replication();
+  return std::min<std::size_t>(copies, permutation_.size());
+}
+
 bool Rebalancer::is_ours(const BlockRef& ref) const {
   const Ring& target = *placement_.parts.front();
-  target.permutation(ref, permutation_);
-  const std::size_t owners = std::min<std::size_t>(target.replication(), permutation_.size());
+  const std::size_t owners = owner_count(target, ref);
   return std::any_of(permutation_.begin(),
                      permutation_.begin() + static_cast<std::ptrdiff_t>(owners),
                      [&](std::uint32_t member) { return target.members()[member].id == service_.id(); });
@@ -118,6 +137,7 @@ bool Rebalancer::is_covered(const BlockRef& ref) const {
       positions_.begin(), positions_.end(), ref.volume,
       [](const VolumePosition& position, VolumeId id) { return position.volume < id; });
   // Of a volume that nobody knows, nothing is given up: that is for gc to judge.
+  if (!volumes_.contains(ref.volume)) return false;
   return found != positions_.end() && found->volume == ref.volume && found->covers(ref);
 }
 
@@ -133,6 +153,7 @@ Job Rebalancer::follow() {
     load_ring();
     const std::uint64_t revision = cluster_.view().revision;
     co_await service_.require_ring(placement_.version);
+    load_volumes();
     std::set<PeerId> alive;
     for (const PeerView& peer : cluster_.view().peers) {
       if (peer.alive) alive.insert(peer.record.id);
@@ -240,8 +261,7 @@ Rebalancer::Asked Rebalancer::asked_for(const BlockRef& ref) const {
   Asked asked;
   for (std::size_t part = 0; part < placement_.parts.size(); ++part) {
     const Ring& ring = *placement_.parts[part];
-    ring.permutation(ref, permutation_);
-    const std::size_t owners = std::min<std::size_t>(ring.replication(), permutation_.size());
+    const std::size_t owners = owner_count(ring, ref);
     for (std::size_t rank = 0; rank < owners; ++rank) {
       const PeerId& id = ring.members()[permutation_[rank]].id;
       if (std::find(asked.ids.begin(), asked.ids.end(), id) != asked.ids.end()) continue;

@@ -91,7 +91,10 @@ class Rebalancer {
   bool is_covered(const BlockRef& ref) const;
   bool is_checksummed(VolumeId volume) const;
   bool is_ours(const BlockRef& ref) const;
+  /// Fills permutation_; returns how many of its first members own the block by that part.
+  std::size_t owner_count(const Ring& part, const BlockRef& ref) const;
   void load_ring();
+  void load_volumes();
 
   Env& env_;
   ClusterClient& cluster_;
@@ -101,6 +104,7 @@ class Rebalancer {
   Placement placement_;
   std::uint64_t version_ = 0;  // of the pass under way
   std::set<PeerId> alive_;     // when last looked
+  std::map<VolumeId, std::uint32_t> volumes_;  // known; copies of their blocks, 0: as the ring says
   std::vector<VolumePosition> positions_;
   std::set<BlockRef> strays_;  // held here and not ours, to be looked at again soon
   bool wanted_ = true;         // everything is to be looked at

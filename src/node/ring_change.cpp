@@ -259,8 +259,9 @@ Result<RingSpec> plan_change(const ClusterView& view, const RingChange& change) 
     AGRO_TRY_OK(check_enough_peers(view, present, target));
     AGRO_TRY_OK(check_copies_left(view, target));
   }
-  // Without volumes there are no blocks to find in their old places.
-  if (view.volumes.empty()) return valid->spec();
+  // Without volumes there are no blocks to find in their old places. And when peers are given up for
+  // lost that may hold all copies of something, nobody is to wait for them any more.
+  if (view.volumes.empty() || !check_copies_left(view, target).has_value()) return valid->spec();
   AGRO_TRY(RingSpec joined, join_parts(view.ring, valid->spec()));
   AGRO_TRY_OK(make_ring(joined));
   return joined;
