@@ -70,6 +70,7 @@ int run(int argc, char** argv) {
   add_block_commands(app, program);
   add_peer_commands(app, program);
   add_ring_commands(app, program);
+  add_metadata_commands(app, program);
   add_status_command(app, program);
   add_completion_command(app, program);
   add_command(app, "version", "print the version")->final_callback([&program] {

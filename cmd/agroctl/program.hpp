@@ -74,6 +74,7 @@ void add_volume_commands(CLI::App& app, Program& program);
 void add_block_commands(CLI::App& app, Program& program);
 void add_peer_commands(CLI::App& app, Program& program);
 void add_ring_commands(CLI::App& app, Program& program);
+void add_metadata_commands(CLI::App& app, Program& program);  // dump, restore
 void add_status_command(CLI::App& app, Program& program);
 void add_completion_command(CLI::App& app, Program& program);
 
