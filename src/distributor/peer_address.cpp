@@ -12,7 +12,6 @@ constexpr std::string_view kAdp = "adp";
 
 Result<PeerAddress> parse_peer_address(std::string_view text) {
   const bool is_grpc = text.starts_with(kGrpc);
-  if (is_grpc) return fail(Errc::not_supported, "gRPC between peers is not there yet; use adp://");
   const PeerProtocol protocol = is_grpc ? PeerProtocol::grpc : PeerProtocol::adp;
   std::string_view rest = text;
   if (is_grpc || text.starts_with(kAdp)) rest.remove_prefix(is_grpc ? kGrpc.size() : kAdp.size());

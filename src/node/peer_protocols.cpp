@@ -1,9 +1,10 @@
 #include "node/peer_protocols.hpp"
 
-#include "base/assert.hpp"
 #include "base/log.hpp"
 #include "distributor/protocols/adp/adp_peer.hpp"
 #include "distributor/protocols/adp/adp_server.hpp"
+#include "distributor/protocols/grpc/grpc_peer.hpp"
+#include "distributor/protocols/grpc/grpc_server.hpp"
 
 namespace agro {
 
@@ -23,13 +24,15 @@ std::optional<PeerAddress> choose_address(const std::vector<std::string>& addres
 
 std::shared_ptr<RemotePeer> make_remote_peer(Env& env, PeerProtocol protocol,
                                              RemotePeerOptions options) {
-  AGRO_ASSERT(protocol == PeerProtocol::adp);
+  if (protocol == PeerProtocol::grpc) return std::make_shared<GrpcPeer>(env, std::move(options));
   return std::make_shared<AdpPeer>(env, std::move(options));
 }
 
 std::unique_ptr<PeerServer> make_peer_server(Env& env, PeerProtocol protocol, Uuid cluster,
                                              std::shared_ptr<PeerService> service) {
-  AGRO_ASSERT(protocol == PeerProtocol::adp);
+  if (protocol == PeerProtocol::grpc) {
+    return std::make_unique<GrpcServer>(env, cluster, std::move(service));
+  }
   return std::make_unique<AdpServer>(env, cluster, std::move(service));
 }
 

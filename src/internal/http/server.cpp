@@ -190,9 +190,8 @@ Task<Response> Server::metrics() {
   const auto shared = std::make_shared<const MetricsSnapshot>(std::move(snapshot));
   Response response;
   response.content_type = kExpositionType;
-  AGRO_CO_TRY(response.body, co_await run_blocking(env_.offload, [shared]() -> Result<std::string> {
-                return to_exposition(*shared);
-              }));
+  auto work = [shared]() -> Result<std::string> { return to_exposition(*shared); };
+  AGRO_CO_TRY(response.body, co_await run_blocking(env_.offload, std::move(work)));
   co_return response;
 }
 
