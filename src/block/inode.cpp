@@ -10,11 +10,11 @@ namespace agro {
 namespace {
 
 /// docs/formats/inode.md, "Root". Followed by InodeBlockRecords, then the directory locations of
-/// the map, then those of the table.
+/// the map, then those of the table, then name and block spec.
 struct RootHeader {
   std::uint32_t magic;                  //  0  kRootMagic
-  std::uint16_t version;                //  4  1
-  std::uint16_t zero;                   //  6
+  std::uint16_t version;                //  4  2; 1 has neither name nor spec, and replication 0
+  std::uint16_t replication;            //  6  of the volume itself; 0: the ring's
   std::uint64_t volume;                 //  8
   std::uint64_t size_bytes;             // 16
   std::uint64_t covered_sequence;       // 24
@@ -25,11 +25,13 @@ struct RootHeader {
   std::uint32_t map_directory_count;    // 56
   std::uint32_t table_directory_count;  // 60
   std::uint32_t block_count;            // 64
-  std::uint32_t zero2;                  // 68
+  std::uint16_t name_size;              // 68  bytes
+  std::uint16_t spec_size;              // 70  bytes
 };
-static_assert(sizeof(RootHeader) == 72 && offsetof(RootHeader, block_count) == 64);
+static_assert(sizeof(RootHeader) == 72 && offsetof(RootHeader, spec_size) == 70);
 static_assert(std::has_unique_object_representations_v<RootHeader>, "no hidden padding");
 constexpr std::uint32_t kRootMagic = 0x31444E49;  // "IND1"
+constexpr std::uint16_t kRootVersion = 2;
 
 struct InodeBlockRecord {
   std::uint64_t epoch;  //  0
@@ -56,6 +58,10 @@ tl::unexpected<Error> damaged(const char* what) {
 
 // --- reading ---
 
+bool Inode::is_root(ConstBytes payload) {
+  return payload.size() >= sizeof(RootHeader) && load<RootHeader>(payload).magic == kRootMagic;
+}
+
 Task<SharedBytes> Inode::read_payload(BlockRef ref) {
   AGRO_CO_TRY(SharedBytes block, co_await blockset_.read_block(ref, {}));
   co_return blockset_.payload(ref, std::move(block));
@@ -72,18 +78,31 @@ Task<InodeMeta> Inode::load_root(BlockRef root) {
 Result<void> Inode::decode_root(ConstBytes payload, InodeMeta& meta) {
   if (payload.size() < sizeof(RootHeader)) return damaged("root too short");
   const auto header = load<RootHeader>(payload);
-  if (header.magic != kRootMagic || header.version != 1) return damaged("not a root of version 1");
+  if (header.magic != kRootMagic) return damaged("not a root");
+  if (header.version != 1 && header.version != kRootVersion) {
+    return damaged("a root of another version: use a newer agro");
+  }
+  if (header.version == 1 && (header.replication | header.name_size | header.spec_size) != 0) {
+    return damaged("a root of version 1 with a description");
+  }
   if (header.volume != volume_.value) return damaged("root of another volume");
   const std::uint64_t expected_size =
       sizeof(RootHeader) + std::uint64_t{header.block_count} * sizeof(InodeBlockRecord) +
       (std::uint64_t{header.map_directory_count} + header.table_directory_count) *
-          sizeof(PageLocation);
+          sizeof(PageLocation) +
+      header.name_size + header.spec_size;
   if (payload.size() != expected_size) return damaged("root counts do not fit");
   if (directory_count_for(header.map_page_count) != header.map_directory_count ||
       directory_count_for(header.table_page_count) != header.table_directory_count) {
     return damaged("root directory counts");
   }
-  meta = {volume_, header.size_bytes, header.covered_sequence, {header.epoch}};
+  meta.volume = volume_;
+  meta.size_bytes = header.size_bytes;
+  meta.covered_sequence = header.covered_sequence;
+  meta.epoch = {header.epoch};
+  const ConstBytes texts = payload.last(header.name_size + std::size_t{header.spec_size});
+  meta.description = {std::string(as_text(texts.first(header.name_size))),
+                      std::string(as_text(texts.last(header.spec_size))), header.replication};
   next_index_ = header.next_index;
   ConstBytes rest = payload.subspan(sizeof(RootHeader));
   for (std::uint32_t slot = 0; slot < header.block_count; ++slot) {
@@ -266,15 +285,18 @@ Task<void> Inode::write_block(BlockRef ref, std::shared_ptr<AlignedBuffer> buffe
   co_return co_await writer_(ref, block);
 }
 
-std::size_t Inode::root_size() const {
-  return sizeof(RootHeader) + blocks_.size() * sizeof(InodeBlockRecord) +
+std::size_t Inode::root_size(const VolumeDescription& description) const {
+  return description.name.size() + description.block_spec.size() + sizeof(RootHeader) + blocks_.size() * sizeof(InodeBlockRecord) +
          (trees_[0].directories.size() + trees_[1].directories.size()) * sizeof(PageLocation);
 }
 
 std::uint32_t Inode::encode_root(const InodeMeta& meta, MutableBytes out) const {
   RootHeader header{};
   header.magic = kRootMagic;
-  header.version = 1;
+  header.version = kRootVersion;
+  header.replication = static_cast<std::uint16_t>(meta.description.replication);
+  header.name_size = static_cast<std::uint16_t>(meta.description.name.size());
+  header.spec_size = static_cast<std::uint16_t>(meta.description.block_spec.size());
   header.volume = volume_.value;
   header.size_bytes = meta.size_bytes;
   header.covered_sequence = meta.covered_sequence;
@@ -298,7 +320,9 @@ std::uint32_t Inode::encode_root(const InodeMeta& meta, MutableBytes out) const 
       position += sizeof location;
     }
   }
-  return static_cast<std::uint32_t>(position);
+  const std::string texts = meta.description.name + meta.description.block_spec;
+  std::memcpy(out.data() + position, texts.data(), texts.size());
+  return static_cast<std::uint32_t>(position + texts.size());
 }
 
 Task<BlockRef> Inode::finish(InodeMeta meta) {
@@ -323,7 +347,7 @@ Task<BlockRef> Inode::finish(InodeMeta meta) {
   }
   AGRO_CO_TRY_OK(co_await write_staged(meta.epoch));
   const BlockRef root{volume_, meta.epoch, next_index_++, BlockType::inode};
-  if (root_size() > blockset_.payload_capacity()) {
+  if (root_size(meta.description) > blockset_.payload_capacity()) {
     co_return fail(Errc::too_large, "the volume's INode root does not fit a block: use a larger block size");
   }
   std::shared_ptr<AlignedBuffer> buffer = buffers_.take();

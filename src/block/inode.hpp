@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "base/async.hpp"
@@ -21,12 +22,23 @@
 
 namespace agro {
 
+/// The volume as its record in the MDS describes it, so that a volume can be known by its blocks
+/// alone. All empty: it was written before roots said so.
+struct VolumeDescription {
+  std::string name;
+  std::string block_spec;
+  std::uint32_t replication = 0;  // its own copies; 0: what the ring says
+
+  bool operator==(const VolumeDescription&) const = default;
+};
+
 /// What the root says about the volume as a whole.
 struct InodeMeta {
   VolumeId volume;
   std::uint64_t size_bytes = 0;
   std::uint64_t covered_sequence = 0;  // every block of the log up to here is in the map
   Epoch epoch;                         // of the writer
+  VolumeDescription description = {};
 };
 
 /// docs/formats/inode.md, "Locations". Length 0: the page is empty and has no bytes.
@@ -47,8 +59,12 @@ class Inode {
   /// How a sealed block of the INode is stored.
   using Writer = std::function<Task<void>(BlockRef, SharedBytes)>;
 
-  Inode(VolumeId volume, Blockset& blockset, BufferPool& buffers, Writer writer)
+  /// Without a writer it can only be read.
+  Inode(VolumeId volume, Blockset& blockset, BufferPool& buffers, Writer writer = {})
       : volume_(volume), blockset_(blockset), buffers_(buffers), writer_(std::move(writer)) {}
+
+  /// Whether a payload of a block of type inode is a root, by its first bytes.
+  static bool is_root(ConstBytes payload);
 
   /// Reads root, directories and pages into `map`, which is new and of the root's size.
   /// Errors: corrupt, not_found, unavailable, with what was read in the text.
@@ -102,7 +118,7 @@ class Inode {
   Task<std::vector<SharedBytes>> read_blocks();
   Task<void> read_block_into(std::size_t slot, std::vector<SharedBytes>& payloads);
   Result<void> decode_root(ConstBytes payload, InodeMeta& meta);
-  std::size_t root_size() const;
+  std::size_t root_size(const VolumeDescription& description) const;
   std::uint32_t encode_root(const InodeMeta& meta, MutableBytes out) const;
   Task<void> write_block(BlockRef ref, std::shared_ptr<AlignedBuffer> buffer,
                          std::uint32_t payload_size);

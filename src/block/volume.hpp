@@ -70,6 +70,8 @@ struct VolumeOptions {
   std::uint64_t restore_rate = 128 * 1024 * 1024;  // bytes a second of copies that are made again
   /// Copies that blocks of the last writer are sure to have, when it recorded fewer than all; 0: all.
   std::uint32_t degraded_copies = 0;
+  /// For the roots of its INodes, so that the volume can be found without the MDS.
+  VolumeDescription description = {};
   /// Open the volume although peers are missing that may hold flushed data.
   bool force_recovery = false;
 };

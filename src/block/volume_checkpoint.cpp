@@ -72,7 +72,8 @@ Task<void> Volume::write_inode(std::vector<PageKey>& taken, std::uint64_t covere
     bytes = {};
     if (++count % 16 == 0) co_await yield_to_loop();
   }
-  AGRO_CO_TRY(root, co_await inode_.finish({id_, size_bytes_, covered, lease_.epoch()}));
+  InodeMeta meta{id_, size_bytes_, covered, lease_.epoch(), options_.description};
+  AGRO_CO_TRY(root, co_await inode_.finish(std::move(meta)));
   co_return Result<void>();
 }
 

@@ -254,6 +254,8 @@ Task<void> VolumeManager::acquire(std::shared_ptr<Attachment> attachment) {
     const LogHead head{acquired->head.epoch, acquired->head.checkpoint_epoch,
                        acquired->head.root_index, acquired->head.sequence};
     VolumeOptions volume_options = options_.volume;
+    volume_options.description = {acquired->volume.name, acquired->volume.block_spec,
+                                  acquired->volume.replication};
     volume_options.min_copies = cluster_.cluster().min_copies;
     volume_options.degraded_copies = acquired->degraded_copies.value_or(0);
     volume_options.force_recovery = options_.force_recovery.contains(attachment->name);
