@@ -35,7 +35,7 @@ void load_inode(ConstBytes payload) {
     const BlockRef ref{kVolume, {1}, index, BlockType::inode};
     blocks.blocks.emplace(ref, sealed(*blockset, ref, payload));
   }
-  Inode inode(kVolume, *blockset, buffers);
+  Inode inode(kVolume, *blockset, buffers, {});  // it is only read
   VolumeMap map(4096);
   const auto meta = loop.run(inode.load_root({kVolume, {1}, 1, BlockType::inode}));
   if (meta.has_value()) (void)loop.run(inode.load_pages(map));
