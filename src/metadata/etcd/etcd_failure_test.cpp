@@ -2,6 +2,7 @@
 // TLS and passwords.
 #include <signal.h>
 
+#include <ctime>
 #include <fstream>
 
 #include "metadata/etcd/etcd_testing.hpp"
@@ -192,13 +193,20 @@ TEST_F(EtcdFailureTest, LeaseOutlivesABusyLoop) {
   EXPECT_TRUE(lease->lost());
 }
 
-// Goal: a lease revoked by somebody else is reported lost.
+// Goal: a lease revoked by somebody else is reported lost; while its holder still has it nothing keeps
+// the machine busy, and others are granted and renewed.
 TEST_F(EtcdFailureTest, LeaseIsLost) {
   start({});
   std::unique_ptr<Lease> lease = test.must(Lease::grant(test.env, *kv, seconds(3)));
   test.must(kv->revoke_lease(lease->id()));
   EXPECT_TRUE(test.sim.run_until([&] { return lease->lost(); }, seconds(10)));
   EXPECT_FALSE(lease->valid(test.sim.clock().now()));
+  std::unique_ptr<Lease> other = test.must(Lease::grant(test.env, *kv, seconds(3)));
+  const std::clock_t cpu_before = std::clock();
+  test.sim.run_for(seconds(4));
+  EXPECT_LT(std::clock() - cpu_before, 2 * CLOCKS_PER_SEC);
+  EXPECT_TRUE(other->valid(test.sim.clock().now()));
+  EXPECT_TRUE(test.sim.run_job(other->stop()));
   EXPECT_TRUE(test.sim.run_job(lease->stop()));
 }
 

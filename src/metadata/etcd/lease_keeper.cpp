@@ -55,16 +55,21 @@ void LeaseKeeper::run() {
     }
     const Kept kept = *next;
     lock.unlock();
-    const TimePoint due = renew(kept);
+    const std::optional<TimePoint> due = renew(kept);
     lock.lock();
     // keep() may have moved the entries meanwhile.
-    for (Kept& entry : kept_) {
-      if (entry.renewals == kept.renewals) entry.due = due;
+    const auto entry = std::find_if(kept_.begin(), kept_.end(), [&kept](const Kept& one) {
+      return one.renewals == kept.renewals;
+    });
+    if (!due.has_value()) {
+      kept_.erase(entry);
+    } else {
+      entry->due = *due;
     }
   }
 }
 
-TimePoint LeaseKeeper::renew(const Kept& kept) {
+std::optional<TimePoint> LeaseKeeper::renew(const Kept& kept) {
   const TimePoint sent = clock_.now();
   const auto timeout = std::clamp(std::chrono::duration_cast<milliseconds>(kept.ttl / 6),
                                   milliseconds(300), milliseconds(3000));
@@ -78,7 +83,7 @@ TimePoint LeaseKeeper::renew(const Kept& kept) {
     renewals->told.notify_all();
   });
   if (answer.has_value()) return sent + kept.ttl / kRenewalsPerTtl;
-  if (lost) return TimePoint::max();
+  if (lost) return std::nullopt;
   return clock_.now() + std::min(kept.ttl / 10, Duration(std::chrono::seconds(1)));
 }
 

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -34,8 +35,8 @@ class LeaseKeeper {
   };
   void run();
   void drop_unwanted();
-  /// Puts one question, without the mutex, and returns when to put the next.
-  TimePoint renew(const Kept& kept);
+  /// Puts one question, without the mutex, and returns when to put the next; nothing: the lease is lost.
+  std::optional<TimePoint> renew(const Kept& kept);
 
   EtcdClient& client_;
   const Clock& clock_;
