@@ -193,6 +193,19 @@ TEST_F(EtcdFailureTest, LeaseOutlivesABusyLoop) {
   EXPECT_TRUE(lease->lost());
 }
 
+// Goal: a loop that is silent for too long loses its lease, and is told when it goes on.
+TEST_F(EtcdFailureTest, LeaseOfASilentLoopEnds) {
+  start({});
+  std::unique_ptr<Lease> lease = test.must(Lease::grant(test.env, *kv, seconds(1)));
+  put("/l", "held", lease->id());
+  const TimePoint limit = test.sim.clock().now() + seconds(30);
+  while (server->etcdctl("get --prefix /test").find("held") != std::string::npos) {
+    ASSERT_LT(test.sim.clock().now(), limit);
+  }
+  EXPECT_TRUE(test.sim.run_until([&] { return lease->lost(); }, seconds(10)));
+  EXPECT_TRUE(test.sim.run_job(lease->stop()));
+}
+
 // Goal: a lease revoked by somebody else is reported lost; while its holder still has it nothing keeps
 // the machine busy, and others are granted and renewed.
 TEST_F(EtcdFailureTest, LeaseIsLost) {

@@ -30,18 +30,14 @@ void LeaseKeeper::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void LeaseKeeper::drop_unwanted() {
-  const TimePoint now = clock_.now();
-  std::erase_if(kept_, [now](const Kept& kept) {
-    const bool dropped = kept.renewals.use_count() == 1;
-    return dropped || now - kept.renewals->asked_at.load() > Kv::kLoopSilentTtls * kept.ttl;
-  });
+bool LeaseKeeper::is_silent(const Kept& kept) const {
+  return clock_.now() - kept.renewals->asked_at.load() > Kv::kLoopSilentTtls * kept.ttl;
 }
 
 void LeaseKeeper::run() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    drop_unwanted();
+    std::erase_if(kept_, [](const Kept& kept) { return kept.renewals.use_count() == 1; });
     const auto next = std::min_element(
         kept_.begin(), kept_.end(), [](const Kept& a, const Kept& b) { return a.due < b.due; });
     if (next == kept_.end()) {
@@ -51,6 +47,11 @@ void LeaseKeeper::run() {
     const Duration left = next->due - clock_.now();
     if (left > Duration::zero()) {
       wake_.wait_for(lock, left);
+      continue;
+    }
+    if (is_silent(*next)) {
+      // Not now; when the loop is heard again, the next renewal tells it what became of the lease.
+      next->due = clock_.now() + next->ttl / kRenewalsPerTtl;
       continue;
     }
     const Kept kept = *next;

@@ -1,7 +1,7 @@
 // LeaseKeeper: renews leases of an etcd on a thread of its own, whatever the loop is doing.
 //
 // Invariants: a renewal counts from when it was sent; a lease nobody holds any more, or whose loop
-// has been silent for too long, is renewed no further.
+// has been silent for too long, is not renewed.
 // Threading: keep() on the loop; the answers are posted to it. Source: DESIGN.md section 4.
 #pragma once
 
@@ -34,7 +34,7 @@ class LeaseKeeper {
     std::shared_ptr<LeaseRenewals> renewals;
   };
   void run();
-  void drop_unwanted();
+  bool is_silent(const Kept& kept) const;
   /// Puts one question, without the mutex, and returns when to put the next; nothing: the lease is lost.
   std::optional<TimePoint> renew(const Kept& kept);
 
