@@ -1,10 +1,10 @@
-# make run | build | test | check | asan | tsan | fuzz | bench | clean      (README.md says more)
+# make run | build | test | test-cluster | asan | tsan | fuzz | bench | clean      (README.md says more)
 BUILD ?= build
 DATA ?= agro-data
 SECONDS ?= 60
 JOBS ?= $(shell nproc)
 
-.PHONY: run build test check asan tsan fuzz bench clean
+.PHONY: run build test test-cluster check asan tsan fuzz bench clean
 .DEFAULT_GOAL := build
 
 # A release of the four programs in build/bin/.
@@ -23,14 +23,21 @@ test:
 	@tools/tidy
 	@cmake -G Ninja -S . -B $(BUILD)/test -DAGRO_TESTS=ON >/dev/null
 	@cmake --build $(BUILD)/test -j $(JOBS)
-	@ctest --test-dir $(BUILD)/test --output-on-failure -j $(JOBS)
+	@ctest --test-dir $(BUILD)/test --output-on-failure -j $(JOBS) -LE cluster
+
+# The scenarios with many processes, a real etcd, and networks that break; under 20 minutes, as root.
+test-cluster:
+	@tools/setup test
+	@cmake -G Ninja -S . -B $(BUILD)/test -DAGRO_TESTS=ON >/dev/null
+	@cmake --build $(BUILD)/test -j $(JOBS) --target agro agroctl agroblock
+	@ctest --test-dir $(BUILD)/test --output-on-failure -L cluster
 
 # The unit tests under sanitizers, built by clang, which also flags dropped co_await results.
 asan:
 	@tools/setup test
 	@cmake -G Ninja -S . -B $(BUILD)/asan -DCMAKE_CXX_COMPILER=clang++ -DAGRO_SANITIZE=address,undefined >/dev/null
 	@cmake --build $(BUILD)/asan -j $(JOBS)
-	@ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -LE e2e
+	@ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -LE 'e2e|cluster'
 
 tsan:
 	@tools/setup test

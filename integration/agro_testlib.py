@@ -177,9 +177,10 @@ def at_exit(call):
 
 
 def scratch_dir(where=None):
-    """A directory of our own (short, for sockets), removed at the end."""
+    """A directory of our own (short, for sockets), removed at the end unless AGRO_TEST_KEEP is set."""
     path = tempfile.mkdtemp(prefix="agro-", dir=where or os.environ.get("AGRO_TEST_DIR"))
-    at_exit(lambda: shutil.rmtree(path, ignore_errors=True))
+    if "AGRO_TEST_KEEP" not in os.environ:
+        at_exit(lambda: shutil.rmtree(path, ignore_errors=True))
     return path
 
 
