@@ -296,6 +296,17 @@ TEST_F(DistributorTest, PeersRefuseWritesOfOlderRings) {
   ASSERT_TRUE(after->has_value());
   EXPECT_TRUE((*after)->has_value());
 
+  // The new ring comes while a write is under way by the old one: nothing more is waited for.
+  distributor_.set_ring(ring_);
+  first.delay = milliseconds(50);
+  const auto overtaken = start(distributor_.write(ref_of(1), make_block(ref_of(1), 9000), {}));
+  sim_.run_for(milliseconds(20));
+  distributor_.set_ring(make_ring(newer).value());
+  sim_.run_for(milliseconds(100));
+  ASSERT_TRUE(overtaken->has_value());
+  EXPECT_TRUE((*overtaken)->has_value());
+  first.delay = milliseconds(0);
+
   // Nobody brings the new ring: an error that says so, in bounded time.
   distributor_.set_ring(ring_);
   EXPECT_EQ(write(1).code(), Errc::no_quorum);

@@ -114,11 +114,12 @@ Task<std::uint32_t> Distributor::write(BlockRef ref, SharedBytes block, WriteOpt
   const CallGuard guard(*this);
   const TimePoint give_up = env_.clock.now() + options_.ring_limit;
   while (true) {
+    const std::uint64_t version = ring_ == nullptr ? 0 : ring_->version();
     Result<std::uint32_t> written = co_await write_once(ref, block, options);
     if (written.code() != Errc::stale_ring) co_return written;
-    // Again by the newer ring; copies that were made stay until the peers find them misplaced.
-    ring_is_stale_.notify_all();
-    const std::uint64_t version = ring_->version();
+    // Again by the newer ring, which may be here by now; copies that were made stay until the peers
+    // find them misplaced.
+    if (ring_->version() == version) ring_is_stale_.notify_all();
     while (!closed_ && ring_->version() == version && env_.clock.now() < give_up) {
       co_await wait_until(ring_changed_, env_.clock, give_up);
     }
