@@ -41,6 +41,10 @@ class File {
   /// when it would block, then use read().
   virtual std::optional<Result<void>> try_read(std::uint64_t offset, MutableBytes out) = 0;
 
+  /// Fills `out` with what the disk holds now, past every cache of ours and the kernel's.
+  /// Shape: offset, size and address are multiples of kPageSize.
+  virtual Task<void> read_stored(std::uint64_t offset, MutableBytes out) = 0;
+
   /// Makes every completed write durable (fdatasync).
   virtual Task<void> sync() = 0;
 

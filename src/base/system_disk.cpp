@@ -113,10 +113,9 @@ Result<void> sync_data(const OpenFile& file) {
   return {};
 }
 
-Result<void> read_bytes(const OpenFile& file, std::uint64_t offset, MutableBytes out) {
+Result<void> read_bytes(const OpenFile& file, int number, std::uint64_t offset, MutableBytes out) {
   while (!out.empty()) {
-    const ssize_t count =
-        ::pread(file.buffered.get(), out.data(), out.size(), static_cast<off_t>(offset));
+    const ssize_t count = ::pread(number, out.data(), out.size(), static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return fail(errno_error("read " + file.path, errno));
     if (count == 0) return fail(Errc::io_error, "read " + file.path + ": beyond the end");
@@ -160,9 +159,20 @@ class SystemFile final : public File {
 
   Task<void> read(std::uint64_t offset, MutableBytes out) override {
     if (closing_) return refuse();
-    if (workers_->uring != nullptr) return read_by_uring(offset, out);
-    return run(workers_->readers,
-               [file = file_, offset, out] { return read_bytes(*file, offset, out); });
+    return read_from(file_->buffered.get(), offset, out);
+  }
+
+  Task<void> read_stored(std::uint64_t offset, MutableBytes out) override {
+    AGRO_ASSERT(offset % kPageSize == 0);
+    AGRO_ASSERT(out.size() % kPageSize == 0);
+    AGRO_ASSERT(reinterpret_cast<std::uintptr_t>(out.data()) % kPageSize == 0);
+    if (closing_) return refuse();
+    // O_DIRECT; where that is refused, out of the page cache with it first.
+    if (!file_->direct.is_open()) {
+      ::posix_fadvise(file_->buffered.get(), static_cast<off_t>(offset),
+                      static_cast<off_t>(out.size()), POSIX_FADV_DONTNEED);
+    }
+    return read_from(file_->write_number(), offset, out);
   }
 
   std::optional<Result<void>> try_read(std::uint64_t offset, MutableBytes out) override {
@@ -176,7 +186,7 @@ class SystemFile final : public File {
       nowait_works_ = false;
     }
     if (!in_memory_) return std::nullopt;
-    return read_bytes(*file_, offset, out);
+    return read_bytes(*file_, file_->buffered.get(), offset, out);
   }
 
   std::uint64_t size() const override { return size_; }
@@ -217,13 +227,20 @@ class SystemFile final : public File {
  private:
   static Task<void> refuse() { co_return fail(Errc::closed, "the file is closed"); }
 
-  Task<void> read_by_uring(std::uint64_t offset, MutableBytes out) {
+  Task<void> read_from(int number, std::uint64_t offset, MutableBytes out) {
+    if (workers_->uring != nullptr) return read_by_uring(number, offset, out);
+    return run(workers_->readers, [file = file_, number, offset, out] {
+      return read_bytes(*file, number, offset, out);
+    });
+  }
+
+  Task<void> read_by_uring(int number, std::uint64_t offset, MutableBytes out) {
     const std::shared_ptr<OpenFile> file = file_;
     const std::shared_ptr<UringReads> uring = workers_->uring;
     ++running_count_;
     Result<void> result;
     while (!out.empty() && result.has_value()) {
-      const int count = co_await uring->read(file->buffered.get(), offset, out);
+      const int count = co_await uring->read(number, offset, out);
       if (count == -EINTR || count == -EAGAIN) continue;
       if (count < 0) result = fail(errno_error("read " + file->path, -count));
       if (count == 0) result = fail(Errc::io_error, "read " + file->path + ": beyond the end");

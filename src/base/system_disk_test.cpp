@@ -82,6 +82,9 @@ TEST_P(SystemDiskTest, WritesGatherAndReadBack) {
   const auto at_once = file->try_read(2 * kPageSize - 1, edge);
   ASSERT_TRUE(at_once.has_value());
   EXPECT_TRUE(at_once->has_value());
+  AlignedBuffer stored(2 * kPageSize);
+  ASSERT_TRUE(run(file->read_stored(kPageSize, stored.bytes())));
+  EXPECT_EQ(read_text(stored.bytes()), std::string(kPageSize, 'a') + std::string(kPageSize, 'b'));
   // Overwritten, the page cache must not serve the old bytes.
   std::vector<FileWrite> writes;
   writes.push_back({kPageSize, {b.bytes().first(kPageSize)}});

@@ -38,6 +38,7 @@ TEST(UnitsTest, FormatsSizes) {
 TEST(UnitsTest, ParsesDurations) {
   EXPECT_EQ(parse_duration("250ms")->count(), 250);
   EXPECT_EQ(parse_duration("1.5s")->count(), 1500);
+  EXPECT_EQ(parse_duration("7d")->count(), 7 * 86400000);
   EXPECT_EQ(parse_duration("10").code(), Errc::invalid_argument);
   EXPECT_EQ(parse_duration("10 weeks").code(), Errc::invalid_argument);
 }

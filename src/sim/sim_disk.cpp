@@ -107,6 +107,7 @@ struct Change {
 struct Node {
   Content current;
   Content durable;
+  Content cached;                          // pages that the cache holds otherwise than the disk
   std::vector<Change> unsynced;            // completed, in order of completion
   std::map<std::uint64_t, Change> flying;  // by id
   std::uint64_t next_id = 0;
@@ -114,8 +115,23 @@ struct Node {
   bool locked = false;
   SimFault fault;
 
+  void land(const Change& change) {
+    change.apply(current);
+    for (std::size_t i = 0; i < change.pages.size(); ++i) cached.pages.erase(change.first_page + i);
+  }
+  void read(std::uint64_t offset, MutableBytes out) const {
+    current.read(offset, out);
+    if (cached.pages.empty()) return;
+    for (std::uint64_t at = offset; at < offset + out.size(); at = round_down(at, kPageSize) + kPageSize) {
+      const PageHandle page = cached.page(at / kPageSize);
+      if (page == nullptr) continue;
+      const std::uint64_t end = std::min(round_down(at, kPageSize) + kPageSize, offset + out.size());
+      std::memcpy(out.data() + (at - offset), page->data() + at % kPageSize, end - at);
+    }
+  }
   void settle() {
     durable = current;
+    cached.pages.clear();
     unsynced.clear();
     flying.clear();
     ++crash_count;
@@ -229,6 +245,18 @@ class SimFile final : public File {
     co_return read_now(offset, out);
   }
 
+  Task<void> read_stored(std::uint64_t offset, MutableBytes out) override {
+    AGRO_ASSERT(offset % kPageSize == 0);
+    AGRO_ASSERT(out.size() % kPageSize == 0);
+    AGRO_ASSERT(reinterpret_cast<std::uintptr_t>(out.data()) % kPageSize == 0);
+    if (is_closed()) co_return refuse();
+    const Running running(*this);
+    const std::shared_ptr<Node> node = node_;
+    co_await disk_->wait();
+    if (is_closed()) co_return refuse();
+    co_return read_now(offset, out, true);
+  }
+
   std::optional<Result<void>> try_read(std::uint64_t offset, MutableBytes out) override {
     if (is_closed()) return Result<void>(refuse());
     if (disk_->options.latency_max.count() > 0 && disk_->random.chance(1, 2)) return std::nullopt;
@@ -279,12 +307,15 @@ class SimFile final : public File {
     exclusive_ = false;
   }
 
-  Result<void> read_now(std::uint64_t offset, MutableBytes out) {
+  Result<void> read_now(std::uint64_t offset, MutableBytes out, bool past_cache = false) {
     if (node_->fault.fail_reads) return fail(Errc::io_error, "read " + path_ + ": injected");
     if (offset + out.size() > node_->current.size) {
       return fail(Errc::io_error, "read " + path_ + ": beyond the end");
     }
-    node_->current.read(offset, out);
+    if (past_cache)
+      node_->current.read(offset, out);
+    else
+      node_->read(offset, out);
     return {};
   }
 
@@ -308,7 +339,7 @@ class SimFile final : public File {
       landed.apply_torn(node->durable, disk_->random);
       co_return fail(Errc::io_error, "write " + path_ + ": injected");
     }
-    landed.apply(node->current);
+    node->land(landed);
     node->unsynced.push_back(std::move(landed));
     co_return Result<void>();
   }
@@ -462,6 +493,15 @@ void SimDisk::flip(const std::string& path, std::uint64_t offset, std::byte mask
     page[offset % kPageSize] ^= mask;
     content->set_page(offset / kPageSize, make_page(page));
   }
+}
+
+void SimDisk::rot(const std::string& path, std::uint64_t offset, std::byte mask) {
+  Node& node = state_->node(path);
+  const std::uint64_t number = offset / kPageSize;
+  if (node.cached.page(number) == nullptr) {
+    node.cached.pages[number] = std::make_shared<Page>(page_of(node.current.page(number)));
+  }
+  flip(path, offset, mask);
 }
 
 void SimDisk::truncate(const std::string& path, std::uint64_t size) {

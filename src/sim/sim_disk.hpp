@@ -53,6 +53,9 @@ class SimDisk final : public Disk {
   void set_fault(const std::string& path, SimFault fault);
   /// Flips bits of a byte where it is stored. Shape: the file exists and reaches that far.
   void flip(const std::string& path, std::uint64_t offset, std::byte mask = std::byte{0xFF});
+  /// The same below the page cache: reads see the old bytes, as long as the page stays in it, and
+  /// only File::read_stored() sees what the disk holds. A crash empties the cache.
+  void rot(const std::string& path, std::uint64_t offset, std::byte mask = std::byte{0xFF});
   /// Cuts a file, durably. Shape: it exists.
   void truncate(const std::string& path, std::uint64_t size);
   /// Shape: the file exists.

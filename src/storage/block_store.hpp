@@ -78,7 +78,16 @@ class BlockStore {
   /// Shape: `out` outlives the await. Errors: not_found; invalid_argument (beyond its end).
   virtual Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out) = 0;
 
-  /// The same at once, or nullopt when it would have to wait for the disk: then use read().
+  /// Fills `out` with the whole block as the disk holds it, past every cache; for scrubs.
+  /// Shape: `out` is page-aligned memory of find()'s size rounded up to whole pages.
+  /// Errors: as read(). Without a disk it is read().
+  virtual Task<void> read_stored(BlockRef ref, MutableBytes out);
+
+  /// Writes the store's own records anew from memory, so that nobody needs the old ones, which may
+  /// have rotted. Errors: out_of_space.
+  virtual Task<void> renew_records() { co_return Result<void>(); }
+
+  /// The same as read() at once, or nullopt when it would have to wait for the disk: then use read().
   virtual std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset,
                                                MutableBytes out) = 0;
 

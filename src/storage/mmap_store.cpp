@@ -208,6 +208,18 @@ Task<void> MmapStore::read(BlockRef ref, std::uint32_t offset, MutableBytes out)
   co_return Result<void>();
 }
 
+Task<void> MmapStore::read_stored(BlockRef ref, MutableBytes out) {
+  const Call call(*this);
+  if (closing_) co_return fail(Errc::closed, "the store is closed");
+  const auto location = index_.find(ref);
+  if (!location.has_value()) co_return fail(Errc::not_found, ref.to_string() + " is not here");
+  if (out.size() != round_up(location->size, kPageSize)) {
+    co_return fail(Errc::invalid_argument, ref.to_string() + " has another size");
+  }
+  const SlotPin pin(slots_, location->slot);
+  co_return co_await file_->read_stored(offset_of(location->slot, location->page), out);
+}
+
 std::optional<Result<void>> MmapStore::try_read(const BlockRef& ref, std::uint32_t offset,
                                                 MutableBytes out) {
   if (closing_) return Result<void>(fail(Errc::closed, "the store is closed"));

@@ -33,6 +33,8 @@ class MmapStore final : public BlockStore {
   Task<void> repair(BlockRef ref, SharedBytes bytes) override;
   std::optional<std::uint32_t> find(const BlockRef& ref) const override;
   Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out) override;
+  Task<void> read_stored(BlockRef ref, MutableBytes out) override;
+  Task<void> renew_records() override { return checkpoint_now(); }
   std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset,
                                        MutableBytes out) override;
   Task<std::size_t> remove(std::vector<BlockRef> refs) override;
@@ -47,8 +49,9 @@ class MmapStore final : public BlockStore {
   /// was dropped, restore a damaged superblock.
   Task<void> start(std::vector<StoreRecord> restated, bool rewrite_superblocks);
 
-  // For tests.
   Task<void> checkpoint_now();
+
+  // For tests.
   std::uint64_t checkpoint_count() const { return checkpoint_count_; }
   std::uint64_t relocated_count() const { return relocated_count_; }
 
