@@ -90,6 +90,11 @@ void add_background_options(CLI::App& app, BackgroundOptions& options) {
   add_size_option(app, "--rebalance-rate", options.rebalance.rate,
                   "bytes a second that a peer sends to rebalance, a quarter of it while users are at "
                   "work (default 64MiB; 0: no limit)");
+  add_size_option(app, "--scrub-rate", options.scrub.rate,
+                  "bytes a second that a scrub reads, a quarter of it while users are at work "
+                  "(default 32MiB; 0: no limit)");
+  add_duration_option(app, "--scrub-interval", options.scrub.interval,
+                      "verify all blocks again so long after the last time (default 7d; never)");
   add_duration_option(app, "--down-out", options.down_out,
                       "take a peer out of the ring that was down for so long (default 10m; never)");
 }

@@ -96,6 +96,8 @@ class SimCluster {
   Metadata& metadata() { return *metadata_; }
   VolumeManager& manager() { return *manager_; }
   ClusterClient& client() { return *cluster_; }
+  /// Of peers started from now on.
+  BackgroundOptions& background() { return options_.background; }
   PeerNode& node(std::size_t index) { return *hosts_[index]->node; }
   VolumeManagerOptions manager_options() const;
   /// The copies recorded as sure for the volume; 0: all of them.

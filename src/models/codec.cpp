@@ -286,6 +286,28 @@ Result<Tombstone> decode_tombstone(std::string_view bytes) {
   return record;
 }
 
+namespace {
+
+void fill_scrub(const ScrubReport& report, v1::ScrubReport& message) {
+  message.set_running(report.running);
+  message.set_bytes_done(report.bytes_done);
+  message.set_bytes_total(report.bytes_total);
+  message.set_bad_blocks(report.bad_blocks);
+  message.set_repaired_blocks(report.repaired_blocks);
+  message.set_lost_blocks(report.lost_blocks);
+  message.set_started_unix_ms(report.started_unix_ms);
+  message.set_finished_unix_ms(report.finished_unix_ms);
+  message.set_problem(report.problem);
+}
+
+ScrubReport read_scrub(const v1::ScrubReport& message) {
+  return {message.running(),         message.bytes_done(),       message.bytes_total(),
+          message.bad_blocks(),      message.repaired_blocks(),  message.lost_blocks(),
+          message.started_unix_ms(), message.finished_unix_ms(), message.problem()};
+}
+
+}  // namespace
+
 std::string encode(const PeerReport& report) {
   v1::PeerReport message;
   message.set_id(uuid_bytes(report.id));
@@ -299,16 +321,7 @@ std::string encode(const PeerReport& report) {
   rebalance.set_bytes_moved(report.rebalance.bytes_moved);
   rebalance.set_bytes_per_second(report.rebalance.bytes_per_second);
   rebalance.set_problem(report.rebalance.problem);
-  v1::ScrubReport& scrub = *message.mutable_scrub();
-  scrub.set_running(report.scrub.running);
-  scrub.set_bytes_done(report.scrub.bytes_done);
-  scrub.set_bytes_total(report.scrub.bytes_total);
-  scrub.set_bad_blocks(report.scrub.bad_blocks);
-  scrub.set_repaired_blocks(report.scrub.repaired_blocks);
-  scrub.set_lost_blocks(report.scrub.lost_blocks);
-  scrub.set_started_unix_ms(report.scrub.started_unix_ms);
-  scrub.set_finished_unix_ms(report.scrub.finished_unix_ms);
-  scrub.set_problem(report.scrub.problem);
+  fill_scrub(report.scrub, *message.mutable_scrub());
   v1::GcReport& gc = *message.mutable_gc();
   gc.set_running(report.gc.running);
   gc.set_condemned_blocks(report.gc.condemned_blocks);
@@ -329,14 +342,39 @@ Result<PeerReport> decode_peer_report(std::string_view bytes) {
                       rebalance.blocks_left(),  rebalance.bytes_left(),
                       rebalance.blocks_moved(), rebalance.bytes_moved(),
                       rebalance.bytes_per_second(), rebalance.problem()};
-  const v1::ScrubReport& scrub = message.scrub();
-  report.scrub = {scrub.running(),          scrub.bytes_done(),      scrub.bytes_total(),
-                  scrub.bad_blocks(),       scrub.repaired_blocks(), scrub.lost_blocks(),
-                  scrub.started_unix_ms(),  scrub.finished_unix_ms(), scrub.problem()};
+  report.scrub = read_scrub(message.scrub());
   const v1::GcReport& gc = message.gc();
   report.gc = {gc.running(),       gc.condemned_blocks(), gc.deleted_blocks(),
                gc.deleted_bytes(), gc.finished_unix_ms(), gc.problem()};
   return report;
+}
+
+std::string encode(const ScrubState& state) {
+  v1::ScrubState message;
+  fill_scrub(state.report, *message.mutable_report());
+  if (state.position.has_value()) {
+    std::string bytes(kBlockRefSize, '\0');
+    encode_block_ref(*state.position, std::as_writable_bytes(std::span(bytes)));
+    message.set_position(bytes);
+  }
+  return to_bytes(message);
+}
+
+Result<ScrubState> decode_scrub_state(std::string_view bytes) {
+  const google::protobuf::LogSilencer quiet;
+  v1::ScrubState message;
+  if (bytes.size() > INT32_MAX ||
+      !message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return fail(Errc::corrupt, "the state of the last scrub is damaged");
+  }
+  ScrubState state;
+  state.report = read_scrub(message.report());
+  const std::string& position = message.position();
+  if (!position.empty() && position.size() != kBlockRefSize) {
+    return fail(Errc::corrupt, "the state of the last scrub is damaged: bad position");
+  }
+  if (!position.empty()) state.position = decode_block_ref(std::as_bytes(std::span(position)));
+  return state;
 }
 
 }  // namespace agro

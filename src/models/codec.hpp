@@ -26,6 +26,7 @@ std::string encode(const PeerRecord& record);
 std::string encode(const RingSpec& record);
 std::string encode(const Tombstone& record);
 std::string encode(const PeerReport& report);
+std::string encode(const ScrubState& state);
 
 /// Errors of all: corrupt.
 Result<ClusterRecord> decode_cluster(std::string_view bytes);
@@ -37,5 +38,6 @@ Result<PeerRecord> decode_peer(std::string_view bytes);
 Result<RingSpec> decode_ring(std::string_view bytes);
 Result<Tombstone> decode_tombstone(std::string_view bytes);
 Result<PeerReport> decode_peer_report(std::string_view bytes);
+Result<ScrubState> decode_scrub_state(std::string_view bytes);
 
 }  // namespace agro

@@ -64,6 +64,11 @@ TEST(CodecTest, RoundTrips) {
                           .scrub = {true, 20, 21, 22, 23, 24, 25, 26, "bad"},
                           .gc = {true, 30, 31, 32, 33, "no volumes"}};
   EXPECT_EQ(decode_peer_report(encode(report)), report);
+  ScrubState scrub{.report = report.scrub, .position = {}};
+  EXPECT_EQ(decode_scrub_state(encode(scrub)), scrub);
+  scrub.position = BlockRef{{7}, {3}, 1042, BlockType::inode};
+  EXPECT_EQ(decode_scrub_state(encode(scrub)), scrub);
+  EXPECT_EQ(decode_scrub_state("\x12\x01x").code(), Errc::corrupt);
   RingSpec both = ketama(3, {1, 2, 3});
   both.kind = RingKind::union_;
   both.parts = {ketama(1, {1, 2}), ketama(2, {2, 3})};

@@ -19,7 +19,7 @@ void check(Decode decode, std::string_view bytes) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
-  switch (data[0] % 7) {
+  switch (data[0] % 9) {
     case 0:
       check(agro::decode_cluster, bytes);
       break;
@@ -38,8 +38,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     case 5:
       check(agro::decode_ring, bytes);
       break;
-    default:
+    case 6:
       check(agro::decode_tombstone, bytes);
+      break;
+    case 7:
+      check(agro::decode_peer_report, bytes);
+      break;
+    default:
+      check(agro::decode_scrub_state, bytes);
       break;
   }
   return 0;

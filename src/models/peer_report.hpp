@@ -6,8 +6,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
+#include "core/block_ref.hpp"
 #include "core/uuid.hpp"
 
 namespace agro {
@@ -43,6 +45,15 @@ struct ScrubReport {
   std::string problem;
 
   bool operator==(const ScrubReport&) const = default;
+};
+
+/// How far a scrub has come, so that a restart goes on and does not start again. Kept by the peer in
+/// its data directory (docs/formats/store.md, "The file scrub").
+struct ScrubState {
+  ScrubReport report;
+  std::optional<BlockRef> position;  // the last block it looked at; nothing: none of this pass yet
+
+  bool operator==(const ScrubState&) const = default;
 };
 
 /// Blocks that no volume needs.

@@ -80,6 +80,9 @@ Task<void> PeerNode::begin() {
   if (options_.auto_join) AGRO_CO_TRY_OK(co_await join_ring());
   rebalancer_ = std::make_unique<Rebalancer>(env_, *cluster_, *service_, options_.background.rebalance);
   rebalancer_->start();
+  if (options_.storage == StorageKind::mmap) options_.background.scrub.state_path = options_.data_dir + "/scrub";
+  scrubber_ = std::make_unique<Scrubber>(env_, *cluster_, *service_, options_.background.scrub);
+  scrubber_->start();
   service_->set_background(this);
   jobs_.spawn(keep_registered());
   jobs_.spawn(follow_tombstones());
@@ -201,13 +204,17 @@ Job PeerNode::follow_tombstones() {
 PeerReport PeerNode::report() const {
   PeerReport report;
   report.rebalance = rebalancer_->report();
+  report.scrub = scrubber_->report();
   return report;
 }
 
 Result<void> PeerNode::start(WorkKind kind) {
-  if (kind != WorkKind::rebalance) return fail(Errc::not_supported, "this peer cannot do that yet");
-  rebalancer_->look();
-  return {};
+  switch (kind) {
+    case WorkKind::rebalance: rebalancer_->look(); return {};
+    case WorkKind::scrub: scrubber_->scrub(); return {};
+    case WorkKind::gc: break;
+  }
+  return fail(Errc::not_supported, "this peer cannot do that yet");
 }
 
 /// Who does what one peer alone should do. Nothing depends on it being one: every change is a
@@ -319,6 +326,7 @@ Task<void> PeerNode::stop() {
   for (const auto& [protocol, server] : servers_) co_await server->stop();
   if (service_ != nullptr) service_->set_background(nullptr);
   if (rebalancer_ != nullptr) co_await rebalancer_->stop();
+  if (scrubber_ != nullptr) co_await scrubber_->stop();
   co_await jobs_.join();
   if (cluster_ != nullptr) co_await cluster_->stop();
   if (lease_ != nullptr) co_await lease_->stop();

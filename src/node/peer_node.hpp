@@ -19,6 +19,7 @@
 #include "metadata/metadata.hpp"
 #include "node/cluster_client.hpp"
 #include "node/rebalancer.hpp"
+#include "node/scrubber.hpp"
 #include "storage/block_store.hpp"
 
 namespace agro {
@@ -30,6 +31,7 @@ Result<StorageKind> parse_storage_kind(std::string_view text);
 /// What a peer does besides serving.
 struct BackgroundOptions {
   RebalancerOptions rebalance;
+  ScrubberOptions scrub;  // state_path is the peer's to choose
   /// A ring member that was not alive for so long is taken out of the ring. Zero: never.
   Duration down_out = std::chrono::minutes(10);
 };
@@ -99,6 +101,7 @@ class PeerNode final : private PeerService::Background {
   std::unique_ptr<ClusterClient> cluster_;
   std::unique_ptr<Rebalancer> rebalancer_;
   DownTimes down_times_;
+  std::unique_ptr<Scrubber> scrubber_;
   std::int64_t started_unix_ms_ = 0;
   std::uint64_t reported_used_ = 0;
   bool joined_ = false;  // with auto_join: it was in the ring once
