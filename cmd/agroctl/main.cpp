@@ -69,6 +69,7 @@ int run(int argc, char** argv) {
   add_volume_commands(app, program);
   add_block_commands(app, program);
   add_peer_commands(app, program);
+  add_work_commands(app, program);
   add_ring_commands(app, program);
   add_metadata_commands(app, program);
   add_status_command(app, program);

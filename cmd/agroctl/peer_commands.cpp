@@ -150,8 +150,8 @@ Task<void> list(Session& session, ListOptions options) {
   co_return print(text + (with_summary ? summary_of(view, reports) : ""));
 }
 
-/// The peer that `text` names, by UUID or by one of its addresses.
-/// Errors: not_found; invalid_argument, when several have that address.
+}  // namespace
+
 Result<PeerView> find_peer(const ClusterView& view, const std::string& text) {
   const Result<Uuid> id = parse_uuid(text);
   const Result<PeerAddress> address = parse_peer_address(text);
@@ -180,6 +180,8 @@ Result<PeerView> find_peer(const ClusterView& view, const std::string& text) {
       Errc::invalid_argument,
       fmt::format("several peers have the address {}; give a UUID of 'agroctl peer list'", text));
 }
+
+namespace {
 
 std::string names_of(const std::vector<RingMember>& members) {
   std::string text = members.size() == 1 ? "peer" : "peers";

@@ -56,6 +56,10 @@ Task<ClusterView> cluster_view(Metadata& metadata);
 /// Changes the ring and prints "DONE; the ring is version N with M members", and that blocks move.
 Task<void> change_and_tell(Metadata& metadata, RingChange change, std::string done);
 
+/// The peer that `text` names, by UUID or by one of its addresses.
+/// Errors: invalid_argument (neither, or several have that address); not_found.
+Result<PeerView> find_peer(const ClusterView& view, const std::string& text);
+
 /// Options of `volume create-block`, and of `block load` for a new volume. Returns what was made.
 /// Errors: invalid_argument, saying what to use; already_exists.
 struct CreateOptions {
@@ -73,6 +77,7 @@ void add_cluster_commands(CLI::App& app, Program& program);  // init, wipe
 void add_volume_commands(CLI::App& app, Program& program);
 void add_block_commands(CLI::App& app, Program& program);
 void add_peer_commands(CLI::App& app, Program& program);
+void add_work_commands(CLI::App& app, Program& program);  // scrub, gc
 void add_ring_commands(CLI::App& app, Program& program);
 void add_metadata_commands(CLI::App& app, Program& program);  // dump, restore
 void add_status_command(CLI::App& app, Program& program);

@@ -14,6 +14,10 @@ class Progress {
   Progress(Clock& clock, std::uint64_t total, bool forced);
 
   void add(std::uint64_t size) { done_ += size; }
+  void set(std::uint64_t done, std::uint64_t total) {
+    done_ = done;
+    total_ = total;
+  }
   std::uint64_t done() const { return done_; }
   /// Draws when it is time to.
   void show();
