@@ -176,6 +176,67 @@ Task<void> Inode::load_pages(VolumeMap& map) {
   co_return map.check_counts();
 }
 
+/// Calls `visit` for those that have bytes, block after block.
+Task<void> Inode::visit_pages(std::vector<Located> pages, Visit visit) {
+  std::sort(pages.begin(), pages.end(), [](const Located& left, const Located& right) {
+    return std::pair(left.second.slot, left.second.offset) <
+           std::pair(right.second.slot, right.second.offset);
+  });
+  std::optional<std::uint32_t> slot;
+  SharedBytes payload;
+  for (std::size_t at = 0; at < pages.size(); ++at) {
+    const auto [index, location] = pages[at];
+    if (location.length == 0) continue;
+    if (slot != location.slot) {
+      if (location.slot >= blocks_.size() || blocks_[location.slot].size == 0) {
+        co_return damaged("page in no block");
+      }
+      AGRO_CO_TRY(payload, co_await read_payload(blocks_[location.slot].ref));
+      slot = location.slot;
+    }
+    if (std::uint64_t{location.offset} + location.length > payload.size()) {
+      co_return damaged("page outside its block");
+    }
+    AGRO_CO_TRY_OK(visit(index, payload.bytes.subspan(location.offset, location.length)));
+  }
+  co_return Result<void>();
+}
+
+Task<std::vector<BlockRef>> Inode::load_needed_blocks() {
+  Tree& tree = trees_[static_cast<std::size_t>(PageKind::table)];
+  std::vector<Located> located;
+  for (std::uint32_t index = 0; index < tree.directories.size(); ++index) {
+    located.push_back({index, tree.directories[index]});
+  }
+  const Visit read_directory = [&tree](std::uint32_t directory, ConstBytes listed) -> Result<void> {
+    const std::size_t first = std::size_t{directory} * kPagesPerDirectory;
+    const std::size_t count = std::min<std::size_t>(kPagesPerDirectory, tree.pages.size() - first);
+    if (listed.size() != count * sizeof(PageLocation)) return damaged("directory size");
+    for (std::size_t index = 0; index < count; ++index) {
+      tree.pages[first + index] = load<PageLocation>(listed.subspan(index * sizeof(PageLocation)));
+    }
+    return {};
+  };
+  AGRO_CO_TRY_OK(co_await visit_pages(std::move(located), read_directory));
+  located.clear();
+  for (std::uint32_t index = 0; index < tree.pages.size(); ++index) {
+    located.push_back({index, tree.pages[index]});
+  }
+  BlockTable table;
+  const Visit read_page = [&table](std::uint32_t page, ConstBytes bytes) {
+    return table.decode_page(page, bytes);
+  };
+  AGRO_CO_TRY_OK(co_await visit_pages(std::move(located), read_page));
+  std::vector<BlockRef> needed = live_refs();
+  needed.push_back(root_);
+  for (BlockId id = 0; id < table.id_limit(); ++id) {
+    if (table[id].state == BlockState::free) continue;
+    needed.push_back({volume_, table[id].epoch, table[id].sequence, BlockType::data});
+  }
+  std::sort(needed.begin(), needed.end());
+  co_return needed;
+}
+
 // --- writing ---
 
 void Inode::release(const PageLocation& location) {

@@ -71,6 +71,10 @@ class Inode {
   Task<InodeMeta> load_root(BlockRef root);
   Task<void> load_pages(VolumeMap& map);
 
+  /// After load_root(), instead of load_pages(): every block that this INode needs, sorted: data blocks
+  /// of its table, the blocks of its pages, its root. Reads no more than the table. Errors: as above.
+  Task<std::vector<BlockRef>> load_needed_blocks();
+
   /// Pages that lie in mostly superseded blocks: mark them dirty before a checkpoint.
   std::vector<PageKey> pages_to_move() const;
 
@@ -116,6 +120,10 @@ class Inode {
   std::uint32_t take_slot();
   Task<SharedBytes> read_payload(BlockRef ref);
   Task<std::vector<SharedBytes>> read_blocks();
+  /// A page or directory of a tree: its number and where it lies.
+  using Located = std::pair<std::uint32_t, PageLocation>;
+  using Visit = std::function<Result<void>(std::uint32_t index, ConstBytes bytes)>;
+  Task<void> visit_pages(std::vector<Located> pages, Visit visit);
   Task<void> read_block_into(std::size_t slot, std::vector<SharedBytes>& payloads);
   Result<void> decode_root(ConstBytes payload, InodeMeta& meta);
   std::size_t root_size(const VolumeDescription& description) const;

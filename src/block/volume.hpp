@@ -26,6 +26,7 @@
 #include "block/segment.hpp"
 #include "block/volume_map.hpp"
 #include "blockset/blockset.hpp"
+#include "gc/collect.hpp"
 
 namespace agro {
 
@@ -232,7 +233,7 @@ class Volume final : public BlockDevice {
   Task<void> replay_block(Listing::Entry entry, SharedBytes& block);
   Result<void> apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload);
   Job sweep();
-  void remember_committed_refs();
+  void remember_committed_blocks();
 
   // volume_cleaner.cpp
   Job clean_when_needed();
@@ -276,7 +277,7 @@ class Volume final : public BlockDevice {
   TimePoint paced_until_;                     // users open no segment before
   bool short_of_space_ = false;               // users wait; what is in flight may use the reserve
   std::set<std::uint64_t> unreadable_;        // sequences of blocks that the cleaner could not read
-  std::vector<BlockRef> committed_refs_;      // of the INode committed by open(), for sweep()
+  VolumeProof committed_;                     // the checkpoint of open(), for sweep()
 
   std::uint32_t recorded_copies_ = 0;         // so few are recorded in the MDS as sure; 0: all
   bool record_may_exist_ = false;             // in the MDS

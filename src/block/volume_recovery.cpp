@@ -14,7 +14,6 @@
 #include "base/log.hpp"
 #include "base/parallel.hpp"
 #include "block/volume.hpp"
-#include "gc/sweep.hpp"
 
 namespace agro {
 namespace {
@@ -42,7 +41,7 @@ Task<void> Volume::recover(LogHead head) {
   last_sequence_ = durable_sequence_ = covered_sequence_ = head.sequence;
   AGRO_CO_TRY(const std::vector<BlockRef> beyond, co_await replay_log(head, fenced));
   AGRO_CO_TRY_OK(co_await checkpoint());
-  remember_committed_refs();
+  remember_committed_blocks();
   delete_blocks(beyond);
   co_return Result<void>();
 }
@@ -144,12 +143,14 @@ Result<void> Volume::apply_segment(const BlockRef& ref, std::uint32_t size, Cons
   return {};
 }
 
-void Volume::remember_committed_refs() {
-  committed_refs_ = inode_.live_refs();
+void Volume::remember_committed_blocks() {
+  const BlockRef root = inode_.root();
+  committed_ = {lease_.epoch(), covered_sequence_, root.epoch, root.index, inode_.live_refs()};
+  std::vector<BlockRef>& live = committed_.live;
   for (BlockId id = 0; id < map_.table().id_limit(); ++id) {
-    if (map_.table()[id].state != BlockState::free) committed_refs_.push_back(ref_of(id));
+    if (map_.table()[id].state != BlockState::free) live.push_back(ref_of(id));
   }
-  std::sort(committed_refs_.begin(), committed_refs_.end());
+  std::sort(live.begin(), live.end());
 }
 
 Job Volume::sweep() {
@@ -158,11 +159,14 @@ Job Volume::sweep() {
   const Result<Listing> listing = co_await backend_.list(filter);
   // A listing that failed proves nothing; the next opening sweeps.
   if (listing.has_value() && !stopping_jobs_ && !failed_) {
-    std::vector<BlockRef> dead = plan_sweep(*listing, committed_refs_, lease_.epoch());
+    std::vector<BlockRef> dead;
+    for (const Listing::Entry& entry : listing->entries) {
+      if (is_dead(entry.ref, committed_)) dead.push_back(entry.ref);
+    }
     if (!dead.empty()) log_info("volume {}: sweeping {} dead blocks", id_.value, dead.size());
     delete_blocks(std::move(dead));
   }
-  committed_refs_ = {};
+  committed_ = {};
 }
 
 }  // namespace agro

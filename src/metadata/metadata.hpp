@@ -69,6 +69,17 @@ struct ClusterView {
   std::uint64_t revision = 0;
 };
 
+/// All volumes, read so that one that is nowhere in here and has an id below `next_volume` existed and
+/// was deleted.
+struct VolumeAccount {
+  Uuid cluster;
+  std::uint64_t next_volume = 0;
+  std::vector<VolumeRecord> volumes;      // sorted by id
+  std::vector<VolumePosition> positions;  // sorted by id
+  std::vector<Tombstone> tombstones;
+  std::vector<PeerId> peers;  // all that ever registered and were not forgotten, sorted
+};
+
 /// Tells that a ClusterView is out of date.
 class ClusterWatch {
  public:
@@ -120,6 +131,9 @@ class Metadata {
   Task<std::vector<VolumePosition>> positions();
   /// Who has it open, if anybody. Errors: not_found, when there is no such volume.
   Task<std::optional<VolumeLock>> lock_of(VolumeId volume);
+
+  /// Errors: unavailable, when the store answers with a state older than one it gave before.
+  Task<VolumeAccount> volume_account();
 
   Task<std::vector<Tombstone>> tombstones();
   /// `peer` holds nothing of `volume` any more; the last one removes the tombstone. Idempotent.

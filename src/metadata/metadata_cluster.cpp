@@ -109,6 +109,30 @@ Task<void> Metadata::update_peer(PeerRecord peer) {
   co_return fail_contended("update peer");
 }
 
+/// The counter first: every volume whose id is below it was made before the list was read, as long as
+/// the list is no older than the counter.
+Task<VolumeAccount> Metadata::volume_account() {
+  VolumeAccount account;
+  AGRO_CO_TRY(const auto counter, co_await kv_.get(std::string(keys::kNextVolume)));
+  if (!counter.has_value()) {
+    co_return fail(Errc::corrupt, "the metadata store lost its counter of volume ids");
+  }
+  AGRO_CO_TRY(account.next_volume, keys::parse_number(counter->value, 10, "next volume id"));
+  AGRO_CO_TRY(ClusterView view, co_await this->view());
+  if (view.revision < counter->mod_revision) {
+    co_return fail(Errc::unavailable, "the metadata store answers with old states");
+  }
+  if (!view.cluster.has_value()) {
+    co_return fail(Errc::not_found, "the metadata store holds no cluster; run 'agroctl init'");
+  }
+  account.cluster = view.cluster->id;
+  for (const PeerView& peer : view.peers) account.peers.push_back(peer.record.id);
+  AGRO_CO_TRY(account.positions, co_await positions());
+  account.volumes = std::move(view.volumes);
+  account.tombstones = std::move(view.tombstones);
+  co_return account;
+}
+
 Task<std::vector<VolumePosition>> Metadata::positions() {
   AGRO_CO_TRY(const KvRange range, co_await kv_.list(std::string(keys::kVolumeState)));
   std::map<VolumeId, VolumePosition> volumes;
