@@ -152,6 +152,18 @@ def pages_that_start_with(path, magic):
     return [at for at in range(0, len(content), PAGE) if content.startswith(magic, at)]
 
 
+def gc(cluster):
+    step("gc by hand: a whole cycle, nothing deleted at once, reads are right")
+    status, out, error = cluster.agroctl("gc", "start")
+    assert status == 0 and "3 of 3 peers" in out, (out, error)
+    status, out, error = cluster.agroctl("gc", "status", "--wait", "--json")
+    assert status == 0, error
+    for report in json.loads(out):
+        assert report["state"] == "idle" and report["problem"] == "", report
+        assert report["finished"] and report["deleted_blocks"] == 0, report
+    check_all(cluster)
+
+
 def bad_use(cluster):
     step("wrong use is refused with a reason")
     for args, expected in ((("scrub", "start", "nobody"), "neither a peer's UUID"),
@@ -165,6 +177,7 @@ def main():
     fill(cluster)
     rot_in_blocks(cluster)
     rot_anywhere(cluster)
+    gc(cluster)
     bad_use(cluster)
     cluster.server.stop()
     print("ok")

@@ -95,6 +95,10 @@ void add_background_options(CLI::App& app, BackgroundOptions& options) {
                   "(default 32MiB; 0: no limit)");
   add_duration_option(app, "--scrub-interval", options.scrub.interval,
                       "verify all blocks again so long after the last time (default 7d; never)");
+  add_duration_option(app, "--gc-interval", options.gc.interval,
+                      "look for blocks that no volume needs so often (default 1h; never)");
+  add_duration_option(app, "--gc-grace", options.gc.grace,
+                      "delete them when they were found so long ago, and are again (default 10m)");
   add_duration_option(app, "--down-out", options.down_out,
                       "take a peer out of the ring that was down for so long (default 10m; never)");
 }

@@ -79,7 +79,12 @@ Task<void> PeerNode::begin() {
   AGRO_CO_TRY_OK(co_await register_self());
   if (options_.auto_join) AGRO_CO_TRY_OK(co_await join_ring());
   rebalancer_ = std::make_unique<Rebalancer>(env_, *cluster_, *service_, options_.background.rebalance);
+  collector_ = std::make_unique<Collector>(env_, cluster_->metadata(), cluster_->distributor(),
+                                           *service_, cluster.id, options_.background.gc);
+  // What nobody needs is not copied to others, who would copy it back when it is deleted here.
+  rebalancer_->leave_alone([this](const BlockRef& ref) { return collector_->is_condemned(ref); });
   rebalancer_->start();
+  collector_->start();
   if (options_.storage == StorageKind::mmap) options_.background.scrub.state_path = options_.data_dir + "/scrub";
   scrubber_ = std::make_unique<Scrubber>(env_, *cluster_, *service_, options_.background.scrub);
   scrubber_->start();
@@ -205,6 +210,7 @@ PeerReport PeerNode::report() const {
   PeerReport report;
   report.rebalance = rebalancer_->report();
   report.scrub = scrubber_->report();
+  report.gc = collector_->report();
   return report;
 }
 
@@ -212,7 +218,7 @@ Result<void> PeerNode::start(WorkKind kind) {
   switch (kind) {
     case WorkKind::rebalance: rebalancer_->look(); return {};
     case WorkKind::scrub: scrubber_->scrub(); return {};
-    case WorkKind::gc: break;
+    case WorkKind::gc: collector_->collect(); return {};
   }
   return fail(Errc::not_supported, "this peer cannot do that yet");
 }
@@ -327,6 +333,7 @@ Task<void> PeerNode::stop() {
   if (service_ != nullptr) service_->set_background(nullptr);
   if (rebalancer_ != nullptr) co_await rebalancer_->stop();
   if (scrubber_ != nullptr) co_await scrubber_->stop();
+  if (collector_ != nullptr) co_await collector_->stop();
   co_await jobs_.join();
   if (cluster_ != nullptr) co_await cluster_->stop();
   if (lease_ != nullptr) co_await lease_->stop();

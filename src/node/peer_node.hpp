@@ -18,6 +18,7 @@
 #include "metadata/lease.hpp"
 #include "metadata/metadata.hpp"
 #include "node/cluster_client.hpp"
+#include "node/collector.hpp"
 #include "node/rebalancer.hpp"
 #include "node/scrubber.hpp"
 #include "storage/block_store.hpp"
@@ -32,6 +33,7 @@ Result<StorageKind> parse_storage_kind(std::string_view text);
 struct BackgroundOptions {
   RebalancerOptions rebalance;
   ScrubberOptions scrub;  // state_path is the peer's to choose
+  CollectorOptions gc;
   /// A ring member that was not alive for so long is taken out of the ring. Zero: never.
   Duration down_out = std::chrono::minutes(10);
 };
@@ -102,6 +104,7 @@ class PeerNode final : private PeerService::Background {
   std::unique_ptr<Rebalancer> rebalancer_;
   DownTimes down_times_;
   std::unique_ptr<Scrubber> scrubber_;
+  std::unique_ptr<Collector> collector_;
   std::int64_t started_unix_ms_ = 0;
   std::uint64_t reported_used_ = 0;
   bool joined_ = false;  // with auto_join: it was in the ring once

@@ -205,6 +205,9 @@ std::vector<Rebalancer::Item> Rebalancer::items_to_look_at() {
     }
   }
   strays_.clear();
+  if (leave_alone_) {
+    std::erase_if(items, [this](const Item& item) { return leave_alone_(item.block.ref); });
+  }
   return items;
 }
 

@@ -9,6 +9,7 @@
 // verified. Threading: one loop. Source: DESIGN.md section 6.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -38,6 +39,8 @@ class Rebalancer {
   void start();
   /// Looks at everything now.
   void look();
+  /// Blocks for which this holds are neither copied nor given up. Shape: before start().
+  void leave_alone(std::function<bool(const BlockRef&)> holds) { leave_alone_ = std::move(holds); }
   /// A block was stored here; notes those that belong elsewhere.
   void stored(const BlockRef& ref);
   RebalanceReport report() const;
@@ -106,6 +109,7 @@ class Rebalancer {
   std::set<PeerId> alive_;     // when last looked
   std::map<VolumeId, std::uint32_t> volumes_;  // known; copies of their blocks, 0: as the ring says
   std::vector<VolumePosition> positions_;
+  std::function<bool(const BlockRef&)> leave_alone_;
   std::set<BlockRef> strays_;  // held here and not ours, to be looked at again soon
   bool wanted_ = true;         // everything is to be looked at
   bool running_ = false;

@@ -1,0 +1,254 @@
+#include "node/collector.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "base/log.hpp"
+#include "block/inode.hpp"
+#include "blockset/blockset.hpp"
+
+namespace agro {
+namespace {
+
+constexpr std::size_t kDeletedAtOnce = 1024;
+/// What waits for its grace period is kept in memory; the rest is found again by later cycles.
+constexpr std::size_t kCondemnedMax = 200'000;
+
+VolumeCensus census_of(const VolumeAccount& account) {
+  VolumeCensus census;
+  census.next_volume = account.next_volume;
+  for (const VolumeRecord& volume : account.volumes) census.known.push_back(volume.id);
+  // Known to either list is known: both lose a deleted volume in the same transaction.
+  for (const VolumePosition& position : account.positions) census.known.push_back(position.volume);
+  // Peers purge those themselves.
+  for (const Tombstone& tombstone : account.tombstones) census.known.push_back(tombstone.volume);
+  std::sort(census.known.begin(), census.known.end());
+  return census;
+}
+
+template <class Records, class Id>
+const typename Records::value_type* find_volume(const Records& records, VolumeId id, Id id_of) {
+  const auto found = std::find_if(records.begin(), records.end(),
+                                  [&](const auto& record) { return id_of(record) == id; });
+  return found == records.end() ? nullptr : &*found;
+}
+
+}  // namespace
+
+Collector::Collector(Env& env, Metadata& metadata, BlockBackend& blocks, PeerService& service,
+                     Uuid cluster, CollectorOptions options)
+    : env_(env),
+      metadata_(metadata),
+      blocks_(blocks),
+      service_(service),
+      cluster_(cluster),
+      options_(options),
+      jobs_(env.executor),
+      metric_condemned_(env.metrics.get("agro_gc_condemned_blocks",
+                                        "Blocks that no volume needs, in their grace period")),
+      metric_deleted_(env.metrics.get("agro_gc_deleted_blocks_total", "Blocks that gc deleted")),
+      metric_deleted_bytes_(env.metrics.get("agro_gc_deleted_bytes_total", "Bytes of those")) {}
+
+void Collector::start() {
+  next_at_ = env_.clock.now() + options_.first_after;
+  jobs_.spawn(run());
+}
+
+void Collector::collect() {
+  wanted_ = true;
+  wake_.notify_all();
+}
+
+GcReport Collector::report() const {
+  GcReport report = report_;
+  report.running = report.running || wanted_;
+  report.condemned_blocks = condemned_.size();
+  return report;
+}
+
+Awaitable<void> Collector::stop() {
+  stopping_ = true;
+  wake_.notify_all();
+  co_await jobs_.join();
+}
+
+// --- when
+// -----------------------------------------------------------------------------------------
+
+/// From now to the next cycle: at the next multiple of the interval, or when a grace period ends.
+Duration Collector::until_next() const {
+  const bool repeats = options_.interval > Duration(0);
+  if (!problem_.empty() && (repeats || !condemned_.empty())) return options_.retry_after;
+  Duration wait = Duration::max();
+  if (repeats) {
+    const std::int64_t interval_ms = std::max<std::int64_t>(
+        1, std::chrono::duration_cast<std::chrono::milliseconds>(options_.interval).count());
+    wait = std::chrono::milliseconds(interval_ms - env_.clock.unix_time_ms() % interval_ms);
+  }
+  for (const auto& [ref, condemned] : condemned_) {
+    const Duration left = condemned.since + options_.grace - env_.clock.now();
+    wait = std::min(wait, std::max(left, Duration(0)));
+  }
+  return wait;
+}
+
+Job Collector::run() {
+  constexpr Duration kLookAgain = std::chrono::hours(1);
+  while (!stopping_) {
+    const TimePoint now = env_.clock.now();
+    if (!wanted_ && now < next_at_) {
+      co_await wait_until(wake_, env_.clock, std::min(next_at_, now + kLookAgain));
+      continue;
+    }
+    wanted_ = false;
+    report_.running = true;
+    const Result<void> done = co_await cycle();
+    report_.running = false;
+    if (stopping_) break;
+    if (!done.has_value()) log_warning("peer {}: gc: {}", service_.id().to_string(), problem_);
+    const Duration wait = until_next();
+    next_at_ = wait == Duration::max() ? TimePoint::max() : env_.clock.now() + wait;
+  }
+}
+
+// --- one cycle
+// ------------------------------------------------------------------------------------
+
+void Collector::complain(std::string problem) {
+  if (problem_.empty()) problem_ = std::move(problem);
+}
+
+Task<VolumeAccount> Collector::read_account() {
+  AGRO_CO_TRY(VolumeAccount account, co_await metadata_.volume_account());
+  if (account.cluster != cluster_) {
+    co_return fail(Errc::cluster_mismatch, "the metadata store holds another cluster");
+  }
+  // A store that lost its contents has lost us, too.
+  if (!std::binary_search(account.peers.begin(), account.peers.end(), service_.id())) {
+    co_return fail(Errc::not_found, "the metadata store does not know this peer");
+  }
+  co_return account;
+}
+
+Task<void> Collector::cycle() {
+  problem_.clear();
+  ++cycle_;
+  // The listing first: what is stored from now on is not looked at.
+  std::vector<BlockInfo> held = service_.store().list({});
+  Result<VolumeAccount> account = co_await read_account();
+  if (!account.has_value()) {
+    complain(account.error().to_string());
+    report_.problem = problem_;
+    co_return fail(account.error());
+  }
+  const VolumeCensus census = census_of(*account);
+  Result<void> outcome;
+  std::set<VolumeId> not_judged;
+  for (std::size_t at = 0; at < held.size() && !stopping_;) {
+    const VolumeId volume = held[at].ref.volume;
+    std::vector<BlockRef> refs;
+    for (; at < held.size() && held[at].ref.volume == volume; ++at) refs.push_back(held[at].ref);
+    const Result<void> judged = co_await judge(volume, std::move(refs), *account, census);
+    if (judged.has_value()) continue;
+    complain(fmt::format("volume {}: {}", volume.value, judged.error().to_string()));
+    outcome = fail(judged.error());
+    not_judged.insert(volume);
+  }
+  if (stopping_) co_return outcome;
+  // Gone, or for some reason not found dead again: if ever it is, it waits from the beginning.
+  std::erase_if(condemned_, [&](const auto& entry) {
+    return entry.second.cycle != cycle_ && !not_judged.contains(entry.first.volume);
+  });
+  metric_condemned_.value = condemned_.size();
+  report_.problem = problem_;
+  if (outcome.has_value()) report_.finished_unix_ms = env_.clock.unix_time_ms();
+  co_return outcome;
+}
+
+Task<void> Collector::judge(VolumeId volume, std::vector<BlockRef> held,
+                            const VolumeAccount& account, const VolumeCensus& census) {
+  if (is_deleted(volume, census)) co_return co_await sentence(volume, std::move(held));
+  const VolumeRecord* record =
+      find_volume(account.volumes, volume, [](const VolumeRecord& one) { return one.id; });
+  // Not known, and not known to be deleted; or being deleted just now.
+  if (record == nullptr) co_return Result<void>();
+  const VolumePosition* position =
+      find_volume(account.positions, volume, [](const VolumePosition& one) { return one.volume; });
+  if (position == nullptr) co_return fail(Errc::not_found, "it has no head");
+  if (record->block_spec.find("crc") == std::string::npos) co_return Result<void>();
+  VolumeProof covering{position->head.epoch,
+                       position->head.sequence,
+                       position->head.checkpoint_epoch,
+                       position->head.root_index,
+                       {}};
+  std::erase_if(held, [&](const BlockRef& ref) { return !is_covered(ref, covering); });
+  Clean clean{position->head, held.size(), 0};
+  for (const BlockRef& ref : held) clean.covered_hash ^= hash_block_ref(ref);
+  const auto known = clean_.find(volume);
+  if (held.empty() || (known != clean_.end() && known->second == clean)) co_return Result<void>();
+  AGRO_CO_TRY(const VolumeProof proof, co_await read_proof(*record, *position));
+  std::erase_if(held, [&](const BlockRef& ref) { return !is_dead(ref, proof); });
+  if (held.empty())
+    clean_[volume] = clean;
+  else
+    clean_.erase(volume);
+  co_return co_await sentence(volume, std::move(held));
+}
+
+/// What the committed INode of the volume proves. Errors: whatever keeps it from being read.
+Task<VolumeProof> Collector::read_proof(VolumeRecord volume, VolumePosition position) {
+  const VolumeHead& head = position.head;
+  AGRO_CO_TRY(const BlocksetSpec spec, parse_blockset_spec(volume.block_spec));
+  const std::unique_ptr<Blockset> blockset = make_blockset(spec, blocks_);
+  BufferPool unused(blocks_.block_size(), 1);
+  Inode inode(volume.id, *blockset, unused, Inode::Writer());  // it is only read
+  const BlockRef root{volume.id, head.checkpoint_epoch, head.root_index, BlockType::inode};
+  AGRO_CO_TRY(const InodeMeta meta, co_await inode.load_root(root));
+  if (meta.covered_sequence != head.sequence || meta.epoch != head.checkpoint_epoch) {
+    co_return fail(Errc::corrupt, "its INode does not fit its head");
+  }
+  VolumeProof proof{head.epoch, head.sequence, head.checkpoint_epoch, head.root_index, {}};
+  AGRO_CO_TRY(proof.live, co_await inode.load_needed_blocks());
+  co_return proof;
+}
+
+/// Condemns what is dead for the first time, and deletes what was condemned a grace period ago.
+Task<void> Collector::sentence(VolumeId volume, std::vector<BlockRef> dead) {
+  const TimePoint now = env_.clock.now();
+  std::vector<BlockRef> ripe;
+  for (const BlockRef& ref : dead) {
+    const auto found = condemned_.find(ref);
+    if (found == condemned_.end() && condemned_.size() < kCondemnedMax) {
+      condemned_[ref] = {now, cycle_};
+    } else if (found != condemned_.end()) {
+      found->second.cycle = cycle_;
+      if (now - found->second.since >= options_.grace) ripe.push_back(ref);
+    }
+  }
+  std::uint64_t bytes = 0;
+  std::size_t count = 0;
+  for (std::size_t begin = 0; begin < ripe.size() && !stopping_; begin += kDeletedAtOnce) {
+    const std::size_t end = std::min(begin + kDeletedAtOnce, ripe.size());
+    std::vector<BlockRef> batch(ripe.begin() + static_cast<std::ptrdiff_t>(begin),
+                                ripe.begin() + static_cast<std::ptrdiff_t>(end));
+    std::uint64_t batch_bytes = 0;
+    for (const BlockRef& ref : batch) batch_bytes += service_.store().find(ref).value_or(0);
+    AGRO_CO_TRY_OK(co_await service_.remove(batch));
+    for (const BlockRef& ref : batch) condemned_.erase(ref);
+    count += batch.size();
+    bytes += batch_bytes;
+    report_.deleted_blocks += batch.size();
+    report_.deleted_bytes += batch_bytes;
+    metric_deleted_.add(batch.size());
+    metric_deleted_bytes_.add(batch_bytes);
+  }
+  if (count > 0) {
+    log_info("peer {}: gc deleted {} blocks of volume {}, {} bytes", service_.id().to_string(),
+             count, volume.value, bytes);
+  }
+  co_return Result<void>();
+}
+
+}  // namespace agro
