@@ -69,6 +69,9 @@ class Cluster:
         return program("agroctl", "-C", self.uri, *args)
 
     def ctl(self, *args, **more):
+        if args[0] == "status":  # peers that came or went just now are looked after first
+            healthy = lambda: execute(self.args(*args), **more).returncode == 0
+            wait_for("the cluster is healthy", healthy, timeout=30)
         return succeed(self.args(*args), **more)
 
     def refuse(self, args, *texts, **more):

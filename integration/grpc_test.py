@@ -1,6 +1,7 @@
 """Three peers that speak gRPC only (one of them ADP too) and a client: what is written is read back, also
 after one peer was killed; nothing went by ADP that could not. Usage: grpc_test.py BIN_DIR"""
 import os
+import subprocess
 import sys
 
 import agro_testlib as lib
@@ -28,7 +29,8 @@ def main():
                  and http_get(f"{scratch}/h{n}.sock", "/readyz").startswith("HTTP/1.1 200 "))
     listed = agroctl("peer", "list")
     assert "grpc://127.0.0.1:" in listed and "grpc+unix:" in listed and "adp+unix:" in listed, listed
-    agroctl("status")
+    wait_for("the cluster is healthy", lambda: subprocess.run(
+        [f"{bin_dir}/agroctl", "-C", uri, "status"], capture_output=True).returncode == 0)
     agroctl("volume", "create-block", "v", "64MiB")
     client = lib.Process([f"{bin_dir}/agroblock", "-C", uri, "nbdserve", "-l", f"unix:{scratch}/nbd.sock",
                           "--http", f"unix:{scratch}/hc.sock", "v"], f"{scratch}/client.log")

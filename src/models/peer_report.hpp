@@ -21,7 +21,9 @@ enum class WorkKind : std::uint8_t { rebalance = 1, scrub = 2, gc = 3 };
 /// Blocks on their way to where the ring wants them.
 struct RebalanceReport {
   bool running = false;
-  std::uint64_t settled_version = 0;   // of the ring: all held here is where that ring wants it
+  /// Of the ring: all held here is where that ring wants it. 0 from when the ring changed, or a peer
+  /// came or went, until all was looked at.
+  std::uint64_t settled_version = 0;
   std::uint64_t blocks_left = 0;       // copies to make or to give up; an estimate while it looks
   std::uint64_t bytes_left = 0;
   std::uint64_t blocks_moved = 0;      // since the process started

@@ -87,6 +87,9 @@ void judge_work(ClusterReport& report) {
           fmt::format("peer {} holds {} blocks that are misplaced or lack copies ({} to move){}{}", id,
                       rebalance.blocks_left, format_size(rebalance.bytes_left),
                       rebalance.problem.empty() ? "" : ": ", rebalance.problem));
+    } else if (rebalance.settled_version < ring.version) {
+      report.problems.push_back(
+          fmt::format("peer {} is still looking whether its blocks are in their places", id));
     }
     const ScrubReport& scrub = peer.work->scrub;
     if (scrub.lost_blocks > 0) {

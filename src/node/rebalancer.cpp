@@ -46,6 +46,7 @@ void Rebalancer::start() {
 
 void Rebalancer::look() {
   wanted_ = true;
+  settled_version_ = 0;
   wake_.notify_all();
 }
 
@@ -97,6 +98,7 @@ void Rebalancer::load_ring() {
   }
   placement_ = std::move(placement);
   wanted_ = true;
+  settled_version_ = 0;
 }
 
 void Rebalancer::load_volumes() {
@@ -158,7 +160,7 @@ Job Rebalancer::follow() {
     for (const PeerView& peer : cluster_.view().peers) {
       if (peer.alive) alive.insert(peer.record.id);
     }
-    if (alive != alive_) wanted_ = true;
+    if (alive != alive_) look();
     alive_ = std::move(alive);
     if (wanted_) wake_.notify_all();
     while (!stopping_ && cluster_.view().revision == revision) co_await cluster_.changed().wait();
@@ -229,7 +231,9 @@ Task<void> Rebalancer::pass() {
   std::vector<Item> left = items_to_look_at();
   // Blocks on their way to their other owners right now are no concern of ours.
   const TimePoint begin = env_.clock.now() + options_.settle_delay;
-  while (!is_stale() && env_.clock.now() < begin) co_await wait_until(wake_, env_.clock, begin);
+  while (!left.empty() && !is_stale() && env_.clock.now() < begin) {
+    co_await wait_until(wake_, env_.clock, begin);
+  }
   while (!left.empty() && !is_stale()) {
     Round round;
     for (std::size_t at = 0; at < left.size() && !is_stale(); at += kBlocksAskedAtOnce) {
@@ -253,7 +257,7 @@ Task<void> Rebalancer::pass() {
     co_return Result<void>();
   }
   if (!whole) co_return Result<void>();
-  settled_version_ = version_;
+  if (!wanted_) settled_version_ = version_;
   if (placement_.changing) {
     AGRO_CO_TRY_OK(co_await cluster_.metadata().report_settled(service_.id(), version_));
   }
