@@ -10,6 +10,8 @@
 #include "distributor/peer_address.hpp"
 #include "metadata/measured_kv.hpp"
 #include "node/peer_node.hpp"
+#include "node/peer_protocols.hpp"
+#include "storage/mmap_store.hpp"
 
 namespace agro {
 namespace {
@@ -24,6 +26,7 @@ struct PeerOptions {
   std::uint64_t size = 0;
   std::string storage = "mmap";
   bool auto_join = false;
+  bool without_metadata = false;
   PeerLabels labels;
   BackgroundOptions background;
 };
@@ -78,7 +81,58 @@ Task<void> serve_peer(SystemEnv& system, Kv& kv, PeerOptions options) {
   co_return outcome.has_value() ? stopped : outcome;
 }
 
+/// Answers from a store until told to stop. No ring is new enough for a write.
+Task<void> answer(SystemEnv& system, PeerOptions options, StoreIdentity identity, BlockStore& store) {
+  auto service = std::make_shared<PeerService>(identity.peer_id, store, system.env().metrics);
+  co_await service->require_ring(UINT64_MAX);
+  std::vector<std::unique_ptr<PeerServer>> servers;
+  std::string arguments;
+  Result<void> outcome;
+  for (const std::string& text : options.addresses) {
+    const Result<PeerAddress> wanted = parse_peer_address(text);
+    if (!wanted.has_value()) {
+      outcome = fail(wanted.error());
+      break;
+    }
+    servers.push_back(
+        make_peer_server(system.env(), wanted->protocol, identity.cluster_id, service));
+    const Result<Address> bound = co_await servers.back()->listen(absolute_address(wanted->address));
+    if (!bound.has_value()) {
+      outcome = fail(bound.error());
+      break;
+    }
+    arguments += fmt::format(" --peer {}@{}", identity.peer_id.to_string(),
+                             format_peer_address({*bound, wanted->protocol}));
+  }
+  if (outcome.has_value()) {
+    std::printf("agroctl metadata rebuild --cluster-id %s --block-size %u%s\n",
+                identity.cluster_id.to_string().c_str(), identity.block_size, arguments.c_str());
+    std::fflush(stdout);
+    while (!system.stop_requested()) co_await system.stop_event().wait();
+  }
+  for (const std::unique_ptr<PeerServer>& server : servers) co_await server->stop();
+  co_return outcome;
+}
+
+/// For `agroctl metadata rebuild`, while the metadata are lost: blocks can be read, not written.
+Task<void> run_without_metadata(SystemEnv& system, PeerOptions options) {
+  Env& env = system.env();
+  AGRO_CO_TRY(const StoreIdentity identity, co_await read_store_identity(env.disk, options.data_dir));
+  StoreOptions store_options;
+  store_options.directory = options.data_dir;
+  store_options.size = options.size;
+  store_options.block_size = identity.block_size;
+  store_options.cluster_id = identity.cluster_id;
+  store_options.peer_id = identity.peer_id;
+  AGRO_CO_TRY(const std::unique_ptr<BlockStore> store,
+              co_await open_mmap_store(env, std::move(store_options)));
+  Result<void> answered = co_await answer(system, std::move(options), identity, *store);
+  Result<void> closed = co_await store->close();
+  co_return answered.has_value() ? closed : answered;
+}
+
 Task<void> run_peer(SystemEnv& system, PeerOptions options) {
+  if (options.without_metadata) co_return co_await run_without_metadata(system, std::move(options));
   AGRO_CO_TRY(const std::string uri, metadata_uri(options.metadata));
   AGRO_CO_TRY(const std::unique_ptr<Kv> kv, co_await open_measured_kv(system.env(), uri, false));
   Result<void> served = co_await serve_peer(system, *kv, std::move(options));
@@ -140,6 +194,9 @@ void add_peer_options(CLI::App& app, PeerOptions& options) {
       ->check(CLI::IsMember({"mmap", "temp"}));
   app.add_option("--http,--metrics", options.http, kHttpHelp);
   app.add_flag("--auto-join", options.auto_join, "add this peer to the ring");
+  app.add_flag("--without-metadata", options.without_metadata,
+               "let 'agroctl metadata rebuild' read the store while the metadata are lost: takes no "
+               "writes, and prints what to give the command");
   app.add_option("--zone", options.labels.zone, "failure domain: zone");
   app.add_option("--rack", options.labels.rack, "failure domain: rack");
   app.add_option("--host-label", options.labels.host, "failure domain: host");
@@ -148,6 +205,9 @@ void add_peer_options(CLI::App& app, PeerOptions& options) {
 
 /// What CLI11 cannot say: which options a peer needs, and what sizes are possible.
 std::string missing_option(const PeerOptions& options) {
+  if (options.without_metadata && options.storage == "temp") {
+    return "--without-metadata is for stores that outlive their process";
+  }
   if (options.data_dir.empty() && options.storage != "temp") return "--data-dir is required";
   if (options.addresses.empty()) return "--peer-address is required";
   if (options.size == 0) return "--size is required";

@@ -39,9 +39,14 @@ Task<void> run_action(SystemEnv& system, Kv& kv, const Program& program) {
   co_return co_await std::move(task);
 }
 
+Result<std::string> store_uri(const Program& program) {
+  if (program.needs_no_store) return "temp:";
+  return metadata_uri(program.metadata);
+}
+
 Task<void> run_with_store(SystemEnv& system, const Program& program) {
-  AGRO_CO_TRY(const std::string uri, metadata_uri(program.metadata));
-  if (uri.starts_with("temp:")) {
+  AGRO_CO_TRY(const std::string uri, store_uri(program));
+  if (uri.starts_with("temp:") && !program.needs_no_store) {
     co_return fail(Errc::invalid_argument,
                    "a temp: metadata store ends with its process, agroctl can do nothing with it; "
                    "use sqlite:PATH");

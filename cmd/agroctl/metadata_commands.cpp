@@ -52,6 +52,7 @@ void add_metadata_commands(CLI::App& app, Program& program) {
       return restore(session, *restore_options);
     };
   });
+  add_rebuild_command(*metadata, program);
 }
 
 }  // namespace agro

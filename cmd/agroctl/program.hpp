@@ -31,6 +31,7 @@ struct Program {
   MetadataChoice metadata;
   bool verbose = false;
   bool makes_store = false;                        // init: the store need not exist yet
+  bool needs_no_store = false;                     // the session gets an empty one in memory
   std::function<Task<void>(Session&)> action;      // with the store open
   std::function<Result<void>()> immediate_action;  // without it
 };
@@ -79,7 +80,8 @@ void add_block_commands(CLI::App& app, Program& program);
 void add_peer_commands(CLI::App& app, Program& program);
 void add_work_commands(CLI::App& app, Program& program);  // scrub, gc
 void add_ring_commands(CLI::App& app, Program& program);
-void add_metadata_commands(CLI::App& app, Program& program);  // dump, restore
+void add_metadata_commands(CLI::App& app, Program& program);  // dump, restore, rebuild
+void add_rebuild_command(CLI::App& metadata, Program& program);
 void add_status_command(CLI::App& app, Program& program);
 void add_completion_command(CLI::App& app, Program& program);
 

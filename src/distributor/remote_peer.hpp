@@ -4,6 +4,7 @@
 // node/peer_protocols chooses by the address's scheme. Threading: one loop.
 #pragma once
 
+#include "base/network.hpp"
 #include "core/uuid.hpp"
 #include "distributor/peer.hpp"
 

@@ -19,7 +19,7 @@ constexpr int kVersion = 1;
 /// etcd takes 128 operations in a transaction.
 constexpr std::size_t kOpsAtOnce = 100;
 constexpr std::string_view kInterference =
-    "somebody else changes the metadata store; when they are done, restore with --force";
+    "somebody else changes the metadata store; when they are done, try again with --force";
 
 std::string to_hex(std::string_view bytes) {
   std::string text;
@@ -123,6 +123,17 @@ Task<std::string> dump_metadata(Kv& kv) {
 
 Task<std::size_t> restore_metadata(Kv& kv, std::string text, bool replace) {
   AGRO_CO_TRY(std::vector<KvOp> ops, decode_dump(text));
+  const std::size_t count = ops.size();
+  AGRO_CO_TRY_OK(co_await fill_metadata(kv, std::move(ops), replace));
+  co_return count;
+}
+
+Task<void> check_fillable(Kv& kv, bool replace) {
+  AGRO_CO_TRY(const KvRange present, co_await kv.list(std::string(keys::kAll)));
+  co_return check_target(present, replace);
+}
+
+Task<void> fill_metadata(Kv& kv, std::vector<KvOp> ops, bool replace) {
   AGRO_CO_TRY(const KvRange present, co_await kv.list(std::string(keys::kAll)));
   AGRO_CO_TRY_OK(check_target(present, replace));
   const std::size_t count = ops.size();
@@ -145,7 +156,7 @@ Task<std::size_t> restore_metadata(Kv& kv, std::string text, bool replace) {
                 co_await kv.transact(std::move(compares), std::move(batch)));
     if (!done.committed) co_return fail(Errc::conflict, std::string(kInterference));
   }
-  co_return count;
+  co_return Result<void>();
 }
 
 }  // namespace agro

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "metadata/kv.hpp"
 
@@ -19,5 +20,12 @@ Task<std::string> dump_metadata(Kv& kv);
 /// first. Errors: corrupt, not_supported (no dump, or a newer one); already_exists, when the store
 /// is not empty and `replace` is not set; locked, when peers run or volumes are open; those of Kv.
 Task<std::size_t> restore_metadata(Kv& kv, std::string text, bool replace);
+
+/// Puts `ops` into a store that holds nothing, in parts; the last makes the cluster's record.
+/// `replace`, errors: as restore_metadata().
+Task<void> fill_metadata(Kv& kv, std::vector<KvOp> ops, bool replace);
+
+/// Whether fill_metadata() would begin. Errors: already_exists, locked, as restore_metadata().
+Task<void> check_fillable(Kv& kv, bool replace);
 
 }  // namespace agro
