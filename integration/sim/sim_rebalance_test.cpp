@@ -86,6 +86,10 @@ SimCluster::Options five_of(std::uint32_t started) {
   options.peer_count = 5;
   options.started_count = started;
   options.background.down_out = seconds(20);
+  // What gc has condemned is not moved until it is deleted, so that happens soon.
+  options.background.gc.interval = seconds(15);
+  options.background.gc.grace = seconds(5);
+  options.background.gc.retry_after = seconds(5);
   return options;
 }
 

@@ -13,6 +13,8 @@ namespace agro {
 namespace {
 
 constexpr std::size_t kDeletedAtOnce = 1024;
+/// Heads of a volume that are tried after the first, when its writer is quicker than we.
+constexpr int kHeadsTried = 3;
 /// What waits for its grace period is kept in memory; the rest is found again by later cycles.
 constexpr std::size_t kCondemnedMax = 200'000;
 
@@ -52,7 +54,8 @@ Collector::Collector(Env& env, Metadata& metadata, BlockBackend& blocks, PeerSer
       metric_deleted_bytes_(env.metrics.get("agro_gc_deleted_bytes_total", "Bytes of those")) {}
 
 void Collector::start() {
-  next_at_ = env_.clock.now() + options_.first_after;
+  const bool repeats = options_.interval > Duration(0);
+  next_at_ = repeats ? env_.clock.now() + options_.first_after : TimePoint::max();
   jobs_.spawn(run());
 }
 
@@ -178,32 +181,40 @@ Task<void> Collector::judge(VolumeId volume, std::vector<BlockRef> held,
       find_volume(account.positions, volume, [](const VolumePosition& one) { return one.volume; });
   if (position == nullptr) co_return fail(Errc::not_found, "it has no head");
   if (record->block_spec.find("crc") == std::string::npos) co_return Result<void>();
-  VolumeProof covering{position->head.epoch,
-                       position->head.sequence,
-                       position->head.checkpoint_epoch,
-                       position->head.root_index,
-                       {}};
+  VolumeHead head = position->head;
+  Result<void> judged = co_await judge_by(*record, head, held);
+  for (int again = 0; again < kHeadsTried && !judged.has_value() && !stopping_; ++again) {
+    // Its writer may have committed a newer INode, and deleted the one that was being read.
+    const Result<VolumeHead> present = co_await metadata_.head(volume);
+    if (!present.has_value() || *present == head) break;
+    head = *present;
+    judged = co_await judge_by(*record, head, held);
+  }
+  co_return judged;
+}
+
+Task<void> Collector::judge_by(VolumeRecord volume, VolumeHead head, std::vector<BlockRef> held) {
+  const VolumeProof covering{head.epoch, head.sequence, head.checkpoint_epoch, head.root_index, {}};
   std::erase_if(held, [&](const BlockRef& ref) { return !is_covered(ref, covering); });
-  Clean clean{position->head, held.size(), 0};
+  Clean clean{head, held.size(), 0};
   for (const BlockRef& ref : held) clean.covered_hash ^= hash_block_ref(ref);
-  const auto known = clean_.find(volume);
+  const auto known = clean_.find(volume.id);
   if (held.empty() || (known != clean_.end() && known->second == clean)) co_return Result<void>();
-  AGRO_CO_TRY(const VolumeProof proof, co_await read_proof(*record, *position));
+  AGRO_CO_TRY(const VolumeProof proof, co_await read_proof(volume, head));
   std::erase_if(held, [&](const BlockRef& ref) { return !is_dead(ref, proof); });
   if (held.empty())
-    clean_[volume] = clean;
+    clean_[volume.id] = clean;
   else
-    clean_.erase(volume);
-  co_return co_await sentence(volume, std::move(held));
+    clean_.erase(volume.id);
+  co_return co_await sentence(volume.id, std::move(held));
 }
 
 /// What the committed INode of the volume proves. Errors: whatever keeps it from being read.
-Task<VolumeProof> Collector::read_proof(VolumeRecord volume, VolumePosition position) {
-  const VolumeHead& head = position.head;
+Task<VolumeProof> Collector::read_proof(VolumeRecord volume, VolumeHead head) {
   AGRO_CO_TRY(const BlocksetSpec spec, parse_blockset_spec(volume.block_spec));
   const std::unique_ptr<Blockset> blockset = make_blockset(spec, blocks_);
   BufferPool unused(blocks_.block_size(), 1);
-  Inode inode(volume.id, *blockset, unused, Inode::Writer());  // it is only read
+  Inode inode(volume.id, *blockset, unused);
   const BlockRef root{volume.id, head.checkpoint_epoch, head.root_index, BlockType::inode};
   AGRO_CO_TRY(const InodeMeta meta, co_await inode.load_root(root));
   if (meta.covered_sequence != head.sequence || meta.epoch != head.checkpoint_epoch) {

@@ -66,7 +66,8 @@ class Collector {
   Task<VolumeAccount> read_account();
   Task<void> judge(VolumeId volume, std::vector<BlockRef> held, const VolumeAccount& account,
                    const VolumeCensus& census);
-  Task<VolumeProof> read_proof(VolumeRecord volume, VolumePosition position);
+  Task<void> judge_by(VolumeRecord volume, VolumeHead head, std::vector<BlockRef> held);
+  Task<VolumeProof> read_proof(VolumeRecord volume, VolumeHead head);
   Task<void> sentence(VolumeId volume, std::vector<BlockRef> dead);
   void complain(std::string problem);
 
