@@ -166,10 +166,11 @@ Result<void> judge(const std::vector<Answer>& answers) {
 
 Task<void> show_with(Env& env, ClusterClient& client, WorkOptions options) {
   AGRO_CO_TRY(std::vector<Answer> answers, chosen_peers(client.view(), options));
-  if (options.wait)
+  if (options.wait) {
     AGRO_CO_TRY_OK(co_await wait_for_end(env.clock, client, options, answers));
-  else
+  } else {
     AGRO_CO_TRY_OK(co_await ask_all(env.clock, client, answers));
+  }
   const Table table = options.kind == WorkKind::scrub ? scrub_table(answers) : gc_table(answers);
   AGRO_CO_TRY_OK(print(table.render(options.format, "no peers")));
   co_return options.kind == WorkKind::scrub ? judge(answers) : Result<void>();
