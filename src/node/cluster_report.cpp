@@ -100,9 +100,6 @@ void judge_work(ClusterReport& report) {
     if (!scrub.problem.empty()) {
       report.problems.push_back(fmt::format("peer {}: scrub: {}", id, scrub.problem));
     }
-    if (!peer.work->gc.problem.empty()) {
-      report.problems.push_back(fmt::format("peer {}: gc: {}", id, peer.work->gc.problem));
-    }
   }
 }
 
@@ -143,6 +140,11 @@ void judge(ClusterReport& report) {
     if (volume.copies <= well_count || volume.copies <= copies) continue;
     report.problems.push_back(fmt::format("volume {} wants {} copies and {} ring members are well",
                                           volume.volume.name, volume.copies, well_count));
+  }
+  for (const ReportedPeer& peer : report.peers) {
+    if (!peer.work.has_value() || peer.work->gc.problem.empty()) continue;
+    report.problems.push_back(fmt::format("peer {}: gc: {}", peer.peer.record.id.to_string(),
+                                          peer.work->gc.problem));
   }
   for (const Tombstone& tombstone : report.view.tombstones) {
     report.problems.push_back(fmt::format("deleted volume {} is still to be removed from {} peers",

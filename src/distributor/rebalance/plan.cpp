@@ -1,6 +1,13 @@
 #include "distributor/rebalance/plan.hpp"
 
 namespace agro {
+namespace {
+
+/// Times a block is planned before the next holder in order takes over from one that may be slow:
+/// too early, and both push the same.
+constexpr std::uint32_t kPatience = 10;
+
+}  // namespace
 
 BlockPlan plan_block(std::span<const AskedPeer> asked, std::uint32_t attempt, bool covered) {
   BlockPlan plan;
@@ -24,7 +31,7 @@ BlockPlan plan_block(std::span<const AskedPeer> asked, std::uint32_t attempt, bo
   }
   plan.settled = plan.push_to.empty() && !any_silent;
   plan.give_up = !is_owner && all_present && covered;
-  if (attempt < holders_before_self) plan.push_to.clear();
+  if (attempt < kPatience * holders_before_self) plan.push_to.clear();
   return plan;
 }
 

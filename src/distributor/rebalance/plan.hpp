@@ -39,7 +39,7 @@ struct BlockPlan {
 };
 
 /// Shape: `attempt` counts how often this block was planned: the first holder in order pushes at
-/// once, the next ones only when that did not help. `covered`: a committed checkpoint covers it.
+/// once, the next ones only when that did not help for long. `covered`: a committed checkpoint covers it.
 BlockPlan plan_block(std::span<const AskedPeer> asked, std::uint32_t attempt, bool covered);
 
 }  // namespace agro
