@@ -26,6 +26,7 @@ bool is_dead(const BlockRef& ref, const VolumeProof& proof) {
 
 bool is_deleted(VolumeId volume, const VolumeCensus& census) {
   if (volume.value == 0 || volume.value >= census.next_volume) return false;
+  if (volume.value < census.rebuilt_below) return false;
   return !std::binary_search(census.known.begin(), census.known.end(), volume);
 }
 

@@ -50,8 +50,9 @@ bool is_dead(const BlockRef& ref, const VolumeProof& proof);
 
 /// Which volumes there are.
 struct VolumeCensus {
-  std::uint64_t next_volume = 0;  // ids below were given to volumes, before `known` was read
-  std::vector<VolumeId> known;    // sorted; those that are being deleted, too
+  std::uint64_t next_volume = 0;    // ids below were given to volumes, before `known` was read
+  std::uint64_t rebuilt_below = 0;  // of ids below, `known` may lack some that were not deleted
+  std::vector<VolumeId> known;      // sorted; those that are being deleted, too
 };
 
 /// Whether the volume existed and is gone.

@@ -48,7 +48,10 @@ TEST(CollectTest, DeadIsCoveredAndNotNamed) {
 
 // Goal: a volume is gone only when its id was given away and nobody knows it.
 TEST(CollectTest, DeletedNeedsTheCounter) {
-  const VolumeCensus census{5, {{2}, {4}}};
+  const VolumeCensus census{5, 0, {{2}, {4}}};
+  const VolumeCensus rebuilt{5, 3, {{2}, {4}}};
+  EXPECT_FALSE(is_deleted({1}, rebuilt)) << "a rebuild may not have found it";
+  EXPECT_TRUE(is_deleted({3}, rebuilt));
   for (const auto& [id, deleted] : {std::pair{0, false},
                                     {1, true},
                                     {2, false},

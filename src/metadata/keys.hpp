@@ -29,6 +29,8 @@ inline constexpr std::string_view kSettled = "/agro/v1/cluster/settled/";
 inline constexpr std::string_view kVolumeState = "/agro/v1/volume/";
 inline constexpr std::string_view kTombstones = "/agro/v1/cluster/tombstones/";
 inline constexpr std::string_view kNextVolume = "/agro/v1/next_volume";
+/// The counter as a rebuild made it: of volumes below, nobody knows whether they were deleted.
+inline constexpr std::string_view kRebuiltVolumes = "/agro/v1/next_volume/rebuilt";
 
 /// Ten hexadecimal digits: 40 bits.
 std::string volume_text(VolumeId volume);

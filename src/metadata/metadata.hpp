@@ -69,11 +69,13 @@ struct ClusterView {
   std::uint64_t revision = 0;
 };
 
-/// All volumes, read so that one that is nowhere in here and has an id below `next_volume` existed and
-/// was deleted.
+/// All volumes, read so that one that is nowhere in here and has an id in [rebuilt_below, next_volume)
+/// existed and was deleted.
 struct VolumeAccount {
   Uuid cluster;
   std::uint64_t next_volume = 0;
+  /// After `agroctl metadata rebuild`: what it did not find may only have been out of its reach.
+  std::uint64_t rebuilt_below = 0;
   std::vector<VolumeRecord> volumes;      // sorted by id
   std::vector<VolumePosition> positions;  // sorted by id
   std::vector<Tombstone> tombstones;

@@ -113,13 +113,17 @@ Task<void> Metadata::update_peer(PeerRecord peer) {
 /// the list is no older than the counter.
 Task<VolumeAccount> Metadata::volume_account() {
   VolumeAccount account;
-  AGRO_CO_TRY(const auto counter, co_await kv_.get(std::string(keys::kNextVolume)));
-  if (!counter.has_value()) {
+  AGRO_CO_TRY(const KvRange counters, co_await kv_.list(std::string(keys::kNextVolume)));
+  for (const KeyValue& entry : counters.entries) {
+    AGRO_CO_TRY(const std::uint64_t id, keys::parse_number(entry.value, 10, "next volume id"));
+    if (entry.key == keys::kNextVolume) account.next_volume = id;
+    if (entry.key == keys::kRebuiltVolumes) account.rebuilt_below = id;
+  }
+  if (account.next_volume == 0) {
     co_return fail(Errc::corrupt, "the metadata store lost its counter of volume ids");
   }
-  AGRO_CO_TRY(account.next_volume, keys::parse_number(counter->value, 10, "next volume id"));
   AGRO_CO_TRY(ClusterView view, co_await this->view());
-  if (view.revision < counter->mod_revision) {
+  if (view.revision < counters.revision) {
     co_return fail(Errc::unavailable, "the metadata store answers with old states");
   }
   if (!view.cluster.has_value()) {

@@ -21,6 +21,7 @@ constexpr std::size_t kCondemnedMax = 200'000;
 VolumeCensus census_of(const VolumeAccount& account) {
   VolumeCensus census;
   census.next_volume = account.next_volume;
+  census.rebuilt_below = account.rebuilt_below;
   for (const VolumeRecord& volume : account.volumes) census.known.push_back(volume.id);
   // Known to either list is known: both lose a deleted volume in the same transaction.
   for (const VolumePosition& position : account.positions) census.known.push_back(position.volume);

@@ -426,6 +426,21 @@ TEST(CollectorTest, BesideAWriterAtWork) {
   }
 }
 
+// Goal: after a rebuild, a volume that it did not find is not taken for deleted.
+TEST(CollectorTest, RebuiltListsDoNotCondemn) {
+  Scene scene(41);
+  scene.live(true);
+  Peer1 peer(scene);
+  std::vector<KvOp> ops = {keys::put(keys::kRebuiltVolumes, "8")};
+  ASSERT_TRUE(scene.loop().run(scene.kv.transact({}, std::move(ops))));
+  for (int cycle = 0; cycle < 2; ++cycle) {
+    ASSERT_TRUE(scene.loop().run(peer.collector.cycle()));
+    scene.loop().run_for(std::chrono::minutes(11));
+  }
+  EXPECT_TRUE(peer.store.blocks.contains(scene.of_volume(3)));
+  EXPECT_GT(peer.collector.report().deleted_blocks, 50U) << "of the volume that is known";
+}
+
 // Goal: the metadata of another cluster, or one that lost its contents, condemns nothing.
 TEST(CollectorTest, AnotherClustersWordIsNoProof) {
   Scene scene(31);

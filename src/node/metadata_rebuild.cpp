@@ -64,8 +64,10 @@ std::vector<KvOp> rebuilt_keys(const ClusterRecord& cluster, const RingSpec& rin
                                const std::vector<VolumeRecord>& volumes) {
   std::vector<KvOp> ops;
   ops.push_back(keys::put(keys::kRing, encode(ring)));
-  ops.push_back(keys::put(keys::kNextVolume,
-                          fmt::format("{}", found.last_volume.value + kTracelessMax)));
+  const std::string next_volume = fmt::format("{}", found.last_volume.value + kTracelessMax);
+  ops.push_back(keys::put(keys::kNextVolume, next_volume));
+  // What was not found is not deleted: gc leaves its blocks alone.
+  ops.push_back(keys::put(keys::kRebuiltVolumes, next_volume));
   for (const VolumeRecord& record : volumes) {
     const auto volume = std::find_if(found.volumes.begin(), found.volumes.end(),
                                      [&](const FoundVolume& one) { return one.id == record.id; });
