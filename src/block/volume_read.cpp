@@ -1,6 +1,8 @@
 // The way of a read: map, then segment buffers, cache, or one range read from a replica.
 #include <algorithm>
+#include <utility>
 
+#include "base/log.hpp"
 #include "base/parallel.hpp"
 #include "block/volume.hpp"
 
@@ -116,6 +118,16 @@ bool Volume::still_there(const RemoteRead& piece) const {
 Task<void> Volume::read_remote(RemoteRead piece) {
   Result<void> answer =
       co_await blockset_->read(piece.ref, piece.sector * kSectorSize, piece.out, {});
+  // Reads wait as writes do while nobody who may have the block can be reached.
+  bool waited = false;
+  while (answer.code() == Errc::unavailable && !failed_ && !stopping_jobs_) {
+    if (!std::exchange(waited, true)) {
+      log_warning("volume {}: a read waits: {}", id_.value, answer.error().to_string());
+    }
+    co_await wait_until(stopping_, env_.clock, env_.clock.now() + options_.retry_after);
+    if (!still_there(piece)) co_return co_await read_sectors(piece.run.lba, piece.out);
+    answer = co_await blockset_->read(piece.ref, piece.sector * kSectorSize, piece.out, {});
+  }
   if (answer.has_value()) {
     for (std::uint32_t index = 0; index < piece.run.count; ++index) {
       cache_.put(piece.ref.index, piece.sector + index,

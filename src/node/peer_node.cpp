@@ -131,18 +131,28 @@ PeerRecord PeerNode::record() const {
 }
 
 Task<void> PeerNode::register_self() {
-  AGRO_CO_TRY(lease_, co_await Lease::grant(env_, kv_, options_.lease_ttl));
-  // Before us, this peer may have died without a word: its lease then ends within its time.
+  // Before us, this peer may have died without a word: its lease then ends within its time. And where
+  // stores and metadata share a full disk, stores that start take the last of it for a moment.
   const TimePoint deadline = env_.clock.now() + options_.lease_ttl * 3 / 2;
   while (true) {
-    const PeerRecord own = record();
-    reported_used_ = own.used;
-    Result<void> registered = co_await metadata_.register_peer(own, lease_->id());
-    if (registered.code() != Errc::already_exists || env_.clock.now() >= deadline || stopping_) {
-      co_return registered;
-    }
+    const Result<void> registered = co_await register_once();
+    const bool passes =
+        registered.code() == Errc::already_exists || registered.code() == Errc::out_of_space;
+    if (!passes || env_.clock.now() >= deadline || stopping_) co_return registered;
     co_await wait_until(stop_event_, env_.clock, env_.clock.now() + kRegisterAgain);
   }
+}
+
+Task<void> PeerNode::register_once() {
+  if (lease_ == nullptr || lease_->lost()) {
+    AGRO_CO_TRY(std::unique_ptr<Lease> fresh,
+                co_await Lease::grant(env_, kv_, options_.lease_ttl));
+    if (lease_ != nullptr) co_await lease_->stop();
+    lease_ = std::move(fresh);
+  }
+  const PeerRecord own = record();
+  reported_used_ = own.used;
+  co_return co_await metadata_.register_peer(own, lease_->id());
 }
 
 Task<void> PeerNode::join_ring() {
@@ -170,7 +180,6 @@ Job PeerNode::keep_registered() {
     }
     if (lease_->lost()) {
       log_warning("peer {}: its lease ended; registering again", id_.to_string());
-      co_await lease_->stop();
       done = co_await register_self();
     } else {
       // Only a change worth knowing is written: steady operation costs no metadata writes.

@@ -77,6 +77,7 @@ class PeerNode final : private PeerService::Background {
   Task<void> begin();
   PeerRecord record() const;
   Task<void> register_self();
+  Task<void> register_once();
   Task<void> join_ring();
   PeerReport report() const override;
   Result<void> start(WorkKind kind) override;

@@ -59,8 +59,7 @@ tl::unexpected<Error> not_there(const std::string& path, std::string_view state)
                   path, state, path));
 }
 
-/// Whether the file has our tables already; false for a blank one.
-Result<bool> is_ours(Database& database) {
+Result<bool> is_ours_now(Database& database) {
   AGRO_TRY(const auto application, database.query_integer("PRAGMA application_id"));
   AGRO_TRY(const auto version, database.query_integer("PRAGMA user_version"));
   AGRO_TRY(const auto tables, database.query_integer("SELECT count(*) FROM sqlite_master"));
@@ -78,6 +77,16 @@ Result<bool> is_ours(Database& database) {
                     database.path(), version, SqliteStore::kSchemaVersion));
   }
   return true;
+}
+
+/// Whether the file has our tables already; false for a blank one. It is looked at as of one instant:
+/// another process may be making it.
+Result<bool> is_ours(Database& database) {
+  if (database.in_transaction()) return is_ours_now(database);
+  AGRO_TRY_OK(database.execute("BEGIN"));
+  const Result<bool> ours = is_ours_now(database);
+  AGRO_TRY_OK(database.execute("COMMIT"));
+  return ours;
 }
 
 Result<void> use_wal(Database& database) {
