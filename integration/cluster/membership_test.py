@@ -5,9 +5,7 @@
 #
 # Method: a volume of known, quiet data makes the bytes comparable; another has the user.
 # Usage: membership_test.py BIN_DIR [SEED]
-import itertools
 import math
-import os
 import time
 
 from cluster_lib import Cluster, arguments, step
@@ -139,9 +137,9 @@ def main():
     cluster.agroctl("ring", "set-replication", 3)
     change.finish([3, 4, 5, 6])
 
-    step("any two of the four die: everything is there")
+    step("two of the four die, in three ways: everything is there")
     load.watch(1)
-    for pair in list(itertools.combinations([3, 4, 5, 6], 2))[:3 if "AGRO_QUICK" in os.environ else 6]:
+    for pair in ((3, 4), (5, 6), (4, 5)):
         load.pause()
         cluster.wait_healthy(60)
         for index in pair:
