@@ -6,41 +6,6 @@
 
 namespace agro {
 
-Result<void> CuttableKv::state() const {
-  if (cut_) return fail(Errc::closed, "the process is dead");
-  if (down_) return fail(Errc::unavailable, "the metadata store cannot be reached");
-  return {};
-}
-Task<std::optional<KeyValue>> CuttableKv::get(std::string key) {
-  AGRO_CO_TRY_OK(state());
-  co_return co_await inner_->get(std::move(key));
-}
-Task<KvRange> CuttableKv::list(std::string prefix) {
-  AGRO_CO_TRY_OK(state());
-  co_return co_await inner_->list(std::move(prefix));
-}
-Task<KvTxnResult> CuttableKv::transact(std::vector<KvCompare> compares, std::vector<KvOp> ops) {
-  AGRO_CO_TRY_OK(state());
-  co_return co_await inner_->transact(std::move(compares), std::move(ops));
-}
-Task<std::unique_ptr<KvWatch>> CuttableKv::watch(std::string prefix, std::uint64_t revision) {
-  AGRO_CO_TRY_OK(state());
-  co_return co_await inner_->watch(std::move(prefix), revision);
-}
-Task<std::uint64_t> CuttableKv::grant_lease(std::chrono::milliseconds ttl) {
-  AGRO_CO_TRY_OK(state());
-  co_return co_await inner_->grant_lease(ttl);
-}
-Task<void> CuttableKv::keep_alive(std::uint64_t lease) {
-  AGRO_CO_TRY_OK(state());
-  co_return co_await inner_->keep_alive(lease);
-}
-Task<void> CuttableKv::revoke_lease(std::uint64_t lease) {
-  AGRO_CO_TRY_OK(state());
-  co_return co_await inner_->revoke_lease(lease);
-}
-Task<void> CuttableKv::close() { co_return co_await inner_->close(); }
-
 namespace {
 
 Job stop_client(VolumeManager& manager, ClusterClient& cluster) {
@@ -110,10 +75,14 @@ Result<void> SimCluster::start() {
   return start_client();
 }
 
+std::unique_ptr<SimKv> SimCluster::connect(Host& host) {
+  return std::make_unique<SimKv>(store_.connect(), loop.clock(), host.random.fork());
+}
+
 Result<void> SimCluster::start_peer(std::size_t index) {
   Host& host = *hosts_[index];
   network.revive_host(host.name);
-  host.kv = std::make_unique<CuttableKv>(store_.connect());
+  host.kv = connect(host);
   PeerNodeOptions options;
   options.data_dir = "/data";
   options.size = options_.store_size;
@@ -126,7 +95,7 @@ Result<void> SimCluster::start_peer(std::size_t index) {
 }
 
 Result<void> SimCluster::start_client() {
-  client_->kv = std::make_unique<CuttableKv>(store_.connect());
+  client_->kv = connect(*client_);
   AGRO_TRY(cluster_, loop.run(ClusterClient::start(client_->env, *client_->kv)));
   manager_ = std::make_unique<VolumeManager>(client_->env, *client_->kv, *cluster_,
                                              manager_options());
@@ -157,7 +126,7 @@ std::string SimCluster::published_health() {
 Result<std::shared_ptr<BlockDevice>> SimCluster::open_elsewhere() {
   if (other_manager_ != nullptr) return loop.run(other_manager_->open("demo"));
   other_ = std::make_unique<Host>(loop, network, "other", random.fork());
-  other_->kv = std::make_unique<CuttableKv>(store_.connect());
+  other_->kv = connect(*other_);
   AGRO_TRY(other_cluster_, loop.run(ClusterClient::start(other_->env, *other_->kv)));
   other_manager_ = std::make_unique<VolumeManager>(other_->env, *other_->kv, *other_cluster_,
                                                    manager_options());

@@ -1,7 +1,7 @@
 // A cluster in one process on simulated time: real peers, a real client, simulated disks and network.
 //
 // Every host has a disk of its own; the metadata store is a perfect one that outlives all crashes, seen
-// through a connection that dies with its process. Source: DESIGN.md section 10.
+// through a connection that fails on demand and dies with its process. Source: DESIGN.md section 10.
 #pragma once
 
 #include <memory>
@@ -16,32 +16,9 @@
 #include "sim/sim_disk.hpp"
 #include "sim/sim_loop.hpp"
 #include "sim/sim_network.hpp"
+#include "sim_kv.hpp"
 
 namespace agro {
-
-/// A connection to the metadata store that can be cut, as the death of its process does.
-class CuttableKv final : public Kv {
- public:
-  explicit CuttableKv(std::unique_ptr<Kv> inner) : inner_(std::move(inner)) {}
-  void cut() { cut_ = true; }
-  /// The store cannot be reached until told otherwise.
-  void set_down(bool down) { down_ = down; }
-
-  Task<std::optional<KeyValue>> get(std::string key) override;
-  Task<KvRange> list(std::string prefix) override;
-  Task<KvTxnResult> transact(std::vector<KvCompare> compares, std::vector<KvOp> ops) override;
-  Task<std::unique_ptr<KvWatch>> watch(std::string prefix, std::uint64_t revision) override;
-  Task<std::uint64_t> grant_lease(std::chrono::milliseconds ttl) override;
-  Task<void> keep_alive(std::uint64_t lease) override;
-  Task<void> revoke_lease(std::uint64_t lease) override;
-  Task<void> close() override;
-
- private:
-  Result<void> state() const;
-  std::unique_ptr<Kv> inner_;
-  bool cut_ = false;
-  bool down_ = false;
-};
 
 class SimCluster {
  public:
@@ -90,8 +67,9 @@ class SimCluster {
   /// The peer is up and connected, and silent (SIGSTOP, or cut off), until it is told to go on.
   void silence_peer(std::size_t index);
   void end_silence(std::size_t index);
-  /// The client's way to the metadata store.
-  CuttableKv& client_kv() { return *client_->kv; }
+  /// The client's way to the metadata store, and a peer's; each start makes a new one without faults.
+  SimKv& client_kv() { return *client_->kv; }
+  SimKv& peer_kv(std::size_t index) { return *hosts_[index]->kv; }
   /// The metadata as somebody else sees it.
   Metadata& metadata() { return *metadata_; }
   VolumeManager& manager() { return *manager_; }
@@ -115,10 +93,11 @@ class SimCluster {
     InlineOffload offload;
     Metrics metrics;
     Env env;
-    std::unique_ptr<CuttableKv> kv;
+    std::unique_ptr<SimKv> kv;
     std::unique_ptr<PeerNode> node;
   };
 
+  std::unique_ptr<SimKv> connect(Host& host);
   // A crash is the cut, which takes no time, and then the unwinding of what can do no harm any more.
   void cut_peer(std::size_t index);
   void cut_client();
