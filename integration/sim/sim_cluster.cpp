@@ -6,15 +6,6 @@
 
 namespace agro {
 
-namespace {
-
-Job stop_client(VolumeManager& manager, ClusterClient& cluster) {
-  (void)co_await manager.stop();
-  co_await cluster.stop();
-}
-
-}  // namespace
-
 SimCluster::Host::Host(SimLoop& loop, SimNetwork& network, const std::string& host_name,
                        Random seeds)
     : name(host_name),
@@ -28,7 +19,7 @@ SimCluster::Host::Host(SimLoop& loop, SimNetwork& network, const std::string& ho
 
 SimCluster::SimCluster(std::uint64_t seed, Options options)
     : random(seed), network(loop.executor(), loop.clock(), random.fork()), options_(options),
-      store_(loop.clock()) {
+      store_(loop.clock()), lives_(loop.executor()) {
   volume_options.checkpoint_after_bytes = 2 * 1024 * 1024;
   volume_options.checkpoint_after_blocks = 60;
   volume_options.dead_bytes_max = 1024 * 1024;
@@ -39,24 +30,32 @@ SimCluster::SimCluster(std::uint64_t seed, Options options)
     hosts_.push_back(
         std::make_unique<Host>(loop, network, fmt::format("peer-{}", index), random.fork()));
   }
-  client_ = std::make_unique<Host>(loop, network, "client", random.fork());
+  make_client_host(0);
+}
+
+void SimCluster::make_client_host(std::size_t index) {
+  Client& client = clients_[index];
+  client.host = std::make_unique<Host>(loop, network, client_name(index), random.fork());
+  client.users = std::make_unique<TaskGroup>(loop.executor());
 }
 
 SimCluster::~SimCluster() {
-  if (cluster_ != nullptr) crash_client();
-  if (other_cluster_ != nullptr) {
-    other_->kv->cut();
-    network.drop_host(other_->name, SimDeath::process);
-    AGRO_ASSERT(loop.run_job(stop_client(*other_manager_, *other_cluster_)));
+  for (std::size_t index = 0; index < kClientCount; ++index) {
+    if (clients_[index].life == Life::up || clients_[index].life == Life::starting) {
+      end_client(index, Death::killed);
+    }
   }
   for (std::size_t index = 0; index < hosts_.size(); ++index) {
-    if (peer_runs(index)) crash_peer(index);
+    if (peer_life(index) == Life::up || peer_life(index) == Life::starting) {
+      end_peer(index, Death::power);
+    }
   }
+  AGRO_ASSERT(loop.run_job(lives_.join()));
 }
 
 Result<void> SimCluster::start() {
   metadata_kv_ = store_.connect();
-  metadata_ = std::make_unique<Metadata>(client_->env, *metadata_kv_);
+  metadata_ = std::make_unique<Metadata>(clients_[0].host->env, *metadata_kv_);
   ClusterRecord cluster;
   cluster.id = make_uuid(random);
   cluster.block_size = options_.block_size;
@@ -65,13 +64,17 @@ Result<void> SimCluster::start() {
   RingSpec ring;
   ring.version = 1;
   ring.replication = options_.replication;
+  ring.planned_kind = options_.ring_kind;
+  ring.group_count = options_.group_count;
   AGRO_TRY_OK(loop.run(metadata_->init_cluster(cluster, ring)));
   const std::size_t started = options_.started_count > 0 ? options_.started_count : hosts_.size();
   for (std::size_t index = 0; index < started; ++index) AGRO_TRY_OK(start_peer(index));
-  NewVolume volume;
-  volume.name = "demo";
-  volume.size = options_.volume_size;
-  AGRO_TRY([[maybe_unused]] const VolumeRecord made, loop.run(metadata_->create_volume(volume)));
+  if (options_.make_volume) {
+    NewVolume volume;
+    volume.name = "demo";
+    volume.size = options_.volume_size;
+    AGRO_TRY([[maybe_unused]] const VolumeRecord made, loop.run(metadata_->create_volume(volume)));
+  }
   return start_client();
 }
 
@@ -79,10 +82,20 @@ std::unique_ptr<SimKv> SimCluster::connect(Host& host) {
   return std::make_unique<SimKv>(store_.connect(), loop.clock(), host.random.fork());
 }
 
-Result<void> SimCluster::start_peer(std::size_t index) {
+// --- peers --------------------------------------------------------------------------------------
+
+void SimCluster::begin_peer(std::size_t index) {
   Host& host = *hosts_[index];
+  AGRO_ASSERT(host.life == Life::down);
+  host.life = Life::starting;
+  host.start_error.clear();
   network.revive_host(host.name);
   host.kv = connect(host);
+  lives_.spawn(run_peer(index));
+}
+
+Job SimCluster::run_peer(std::size_t index) {
+  Host& host = *hosts_[index];
   PeerNodeOptions options;
   options.data_dir = "/data";
   options.size = options_.store_size;
@@ -90,27 +103,186 @@ Result<void> SimCluster::start_peer(std::size_t index) {
   options.auto_join = true;
   options.background = options_.background;
   options.lease_ttl = options_.lease_ttl;
-  AGRO_TRY(host.node, loop.run(PeerNode::start(host.env, *host.kv, options)));
+  Result<std::unique_ptr<PeerNode>> node =
+      co_await PeerNode::start(host.env, *host.kv, std::move(options));
+  if (node.has_value()) host.node = std::move(*node);
+  if (!node.has_value()) host.start_error = node.error().to_string();
+  if (host.life == Life::dying || !node.has_value()) {
+    co_await unwind_peer(index);
+  } else {
+    host.life = Life::up;
+  }
+}
+
+void SimCluster::end_peer(std::size_t index, Death death) {
+  Host& host = *hosts_[index];
+  const bool starting = host.life == Life::starting;
+  AGRO_ASSERT(host.life == Life::up || (starting && death != Death::stopped));
+  cut_peer(index, death);
+  host.life = Life::dying;
+  if (!starting) lives_.spawn(unwind_peer(index));
+}
+
+void SimCluster::cut_peer(std::size_t index, Death death) {
+  Host& host = *hosts_[index];
+  if (death == Death::stopped) return;
+  host.kv->cut();
+  if (death == Death::power) {
+    host.disk->crash(random);
+    network.drop_host(host.name, SimDeath::machine);
+  } else {
+    host.disk->kill();
+    network.drop_host(host.name, SimDeath::process);
+  }
+}
+
+Job SimCluster::unwind_peer(std::size_t index) {
+  Host& host = *hosts_[index];
+  if (host.node != nullptr) (void)co_await host.node->stop();
+  host.node.reset();
+  host.kv.reset();
+  host.life = Life::down;
+}
+
+void SimCluster::wait_for_peer(std::size_t index) {
+  AGRO_ASSERT(loop.run_until([this, index] {
+    return peer_life(index) == Life::up || peer_life(index) == Life::down;
+  }));
+}
+
+Result<void> SimCluster::start_peer(std::size_t index) {
+  begin_peer(index);
+  wait_for_peer(index);
+  if (!peer_runs(index)) return fail(Errc::unavailable, start_error(index));
   return {};
+}
+
+void SimCluster::crash_peer(std::size_t index) {
+  end_peer(index, Death::power);
+  wait_for_peer(index);
+}
+
+void SimCluster::kill_peer(std::size_t index) {
+  end_peer(index, Death::killed);
+  wait_for_peer(index);
+}
+
+// --- clients ------------------------------------------------------------------------------------
+
+void SimCluster::begin_client(std::size_t index) {
+  Client& client = clients_[index];
+  if (client.host == nullptr) make_client_host(index);
+  AGRO_ASSERT(client.life == Life::down);
+  client.life = Life::starting;
+  client.host->start_error.clear();
+  network.revive_host(client.host->name);
+  client.host->kv = connect(*client.host);
+  lives_.spawn(run_client(index));
+}
+
+Job SimCluster::run_client(std::size_t index) {
+  Client& client = clients_[index];
+  Result<std::unique_ptr<ClusterClient>> started =
+      co_await ClusterClient::start(client.host->env, *client.host->kv);
+  if (!started.has_value()) client.host->start_error = started.error().to_string();
+  if (started.has_value()) {
+    client.cluster = std::move(*started);
+    client.manager = std::make_unique<VolumeManager>(client.host->env, *client.host->kv,
+                                                     *client.cluster, manager_options(index));
+  }
+  if (client.life == Life::dying || !started.has_value()) {
+    co_await unwind_client(index);
+  } else {
+    client.life = Life::up;
+  }
+}
+
+void SimCluster::end_client(std::size_t index, Death death) {
+  Client& client = clients_[index];
+  const bool starting = client.life == Life::starting;
+  AGRO_ASSERT(client.life == Life::up || (starting && death != Death::stopped));
+  if (death != Death::stopped) cut_client(index);
+  client.life = Life::dying;
+  if (!starting) lives_.spawn(unwind_client(index));
+}
+
+void SimCluster::cut_client(std::size_t index) {
+  clients_[index].host->kv->cut();
+  network.drop_host(clients_[index].host->name, SimDeath::process);
+}
+
+Job SimCluster::unwind_client(std::size_t index) {
+  Client& client = clients_[index];
+  if (client.manager != nullptr) (void)co_await client.manager->stop();
+  co_await client.users->join();
+  if (client.cluster != nullptr) co_await client.cluster->stop();
+  client.manager.reset();
+  client.cluster.reset();
+  client.host->kv.reset();
+  client.life = Life::down;
+}
+
+void SimCluster::wait_for_client(std::size_t index) {
+  AGRO_ASSERT(loop.run_until([this, index] {
+    return client_life(index) == Life::up || client_life(index) == Life::down;
+  }));
 }
 
 Result<void> SimCluster::start_client() {
-  client_->kv = connect(*client_);
-  AGRO_TRY(cluster_, loop.run(ClusterClient::start(client_->env, *client_->kv)));
-  manager_ = std::make_unique<VolumeManager>(client_->env, *client_->kv, *cluster_,
-                                             manager_options());
+  begin_client(0);
+  wait_for_client(0);
+  if (client_life(0) != Life::up) return fail(Errc::unavailable, clients_[0].host->start_error);
   return {};
 }
 
-VolumeManagerOptions SimCluster::manager_options() const {
+void SimCluster::crash_client() {
+  end_client(0, Death::killed);
+  wait_for_client(0);
+}
+
+void SimCluster::crash_everything() {
+  end_client(0, Death::killed);
+  for (std::size_t index = 0; index < hosts_.size(); ++index) end_peer(index, Death::power);
+  wait_for_client(0);
+  for (std::size_t index = 0; index < hosts_.size(); ++index) wait_for_peer(index);
+}
+
+VolumeManagerOptions SimCluster::manager_options(std::size_t client) const {
   VolumeManagerOptions options;
   options.volume = volume_options;
-  options.holder = "client";
+  options.holder = client_name(client);
   options.lease_ttl = options_.lease_ttl;
   options.stop_patience = std::chrono::seconds(0);
   options.lock_patience = std::chrono::seconds(10);
   options.force_recovery = force_recovery;
   return options;
+}
+
+Result<std::shared_ptr<BlockDevice>> SimCluster::open_volume() {
+  return loop.run(manager().open("demo"));
+}
+
+Result<std::shared_ptr<BlockDevice>> SimCluster::open_elsewhere() {
+  if (client_life(1) == Life::down) {
+    begin_client(1);
+    wait_for_client(1);
+    if (client_life(1) != Life::up) return fail(Errc::unavailable, clients_[1].host->start_error);
+  }
+  return loop.run(clients_[1].manager->open("demo"));
+}
+
+// --- what goes wrong, and what can be seen ------------------------------------------------------
+
+void SimCluster::silence_peer(std::size_t index) {
+  for (const std::unique_ptr<Host>& other : hosts_) {
+    if (other != hosts_[index]) network.partition(other->name, hosts_[index]->name);
+  }
+  network.partition(client_name(0), hosts_[index]->name);
+}
+
+void SimCluster::end_silence(std::size_t index) {
+  for (const std::unique_ptr<Host>& other : hosts_) network.heal(other->name, hosts_[index]->name);
+  network.heal(client_name(0), hosts_[index]->name);
 }
 
 std::uint32_t SimCluster::recorded_copies() {
@@ -121,83 +293,6 @@ std::uint32_t SimCluster::recorded_copies() {
 
 std::string SimCluster::published_health() {
   return loop.run(metadata_->health_of(VolumeId{1})).value();
-}
-
-Result<std::shared_ptr<BlockDevice>> SimCluster::open_elsewhere() {
-  if (other_manager_ != nullptr) return loop.run(other_manager_->open("demo"));
-  other_ = std::make_unique<Host>(loop, network, "other", random.fork());
-  other_->kv = connect(*other_);
-  AGRO_TRY(other_cluster_, loop.run(ClusterClient::start(other_->env, *other_->kv)));
-  other_manager_ = std::make_unique<VolumeManager>(other_->env, *other_->kv, *other_cluster_,
-                                                   manager_options());
-  return loop.run(other_manager_->open("demo"));
-}
-
-void SimCluster::silence_peer(std::size_t index) {
-  for (const std::unique_ptr<Host>& other : hosts_) {
-    if (other != hosts_[index]) network.partition(other->name, hosts_[index]->name);
-  }
-  network.partition(client_->name, hosts_[index]->name);
-}
-
-void SimCluster::end_silence(std::size_t index) {
-  for (const std::unique_ptr<Host>& other : hosts_) network.heal(other->name, hosts_[index]->name);
-  network.heal(client_->name, hosts_[index]->name);
-}
-
-Result<std::shared_ptr<BlockDevice>> SimCluster::open_volume() {
-  return loop.run(manager_->open("demo"));
-}
-
-void SimCluster::cut_peer(std::size_t index) {
-  Host& host = *hosts_[index];
-  host.kv->cut();
-  host.disk->crash(random);
-  network.drop_host(host.name, SimDeath::machine);
-}
-
-void SimCluster::cut_client() {
-  client_->kv->cut();
-  network.drop_host(client_->name, SimDeath::process);
-}
-
-void SimCluster::unwind_peer(std::size_t index) {
-  Host& host = *hosts_[index];
-  (void)loop.run(host.node->stop());
-  host.node.reset();
-  host.kv.reset();
-}
-
-void SimCluster::unwind_client() {
-  AGRO_ASSERT(loop.run_job(stop_client(*manager_, *cluster_)));
-  manager_.reset();
-  cluster_.reset();
-  client_->kv.reset();
-}
-
-void SimCluster::crash_peer(std::size_t index) {
-  cut_peer(index);
-  unwind_peer(index);
-}
-
-void SimCluster::kill_peer(std::size_t index) {
-  Host& host = *hosts_[index];
-  host.kv->cut();
-  host.disk->kill();
-  network.drop_host(host.name, SimDeath::process);
-  unwind_peer(index);
-}
-
-void SimCluster::crash_client() {
-  cut_client();
-  unwind_client();
-}
-
-void SimCluster::crash_everything() {
-  cut_client();
-  for (std::size_t index = 0; index < hosts_.size(); ++index) cut_peer(index);
-  unwind_client();
-  for (std::size_t index = 0; index < hosts_.size(); ++index) unwind_peer(index);
 }
 
 }  // namespace agro
