@@ -90,6 +90,7 @@ void SimCluster::begin_peer(std::size_t index) {
   host.life = Life::starting;
   host.start_error.clear();
   network.revive_host(host.name);
+  host.disk->set_detached(false);
   host.kv = connect(host);
   lives_.spawn(run_peer(index));
 }
@@ -134,6 +135,7 @@ void SimCluster::cut_peer(std::size_t index, Death death) {
     host.disk->kill();
     network.drop_host(host.name, SimDeath::process);
   }
+  host.disk->set_detached(true);
 }
 
 Job SimCluster::unwind_peer(std::size_t index) {

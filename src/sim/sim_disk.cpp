@@ -1,157 +1,18 @@
 #include "sim/sim_disk.hpp"
 
 #include <algorithm>
-#include <array>
 #include <set>
-#include <unordered_map>
+
+#include "sim/sim_disk_node.hpp"
 
 namespace agro {
-namespace {
 
-constexpr std::size_t kTearSize = 512;
-
-using Page = std::array<std::byte, kPageSize>;
-using PageHandle = std::shared_ptr<const Page>;  // null: all zero
-
-const Page& zero_page() {
-  static const Page page{};
-  return page;
-}
-const Page& page_of(const PageHandle& handle) { return handle == nullptr ? zero_page() : *handle; }
-
-PageHandle make_page(ConstBytes bytes) {
-  if (std::memcmp(bytes.data(), zero_page().data(), kPageSize) == 0) return nullptr;
-  auto page = std::make_shared<Page>();
-  std::memcpy(page->data(), bytes.data(), kPageSize);
-  return page;
-}
-
-/// Sparse bytes of a file.
-struct Content {
-  std::unordered_map<std::uint64_t, PageHandle> pages;
-  std::uint64_t size = 0;
-
-  PageHandle page(std::uint64_t number) const {
-    const auto found = pages.find(number);
-    return found == pages.end() ? nullptr : found->second;
-  }
-  void set_page(std::uint64_t number, PageHandle page) {
-    if (page == nullptr) {
-      pages.erase(number);
-    } else {
-      pages[number] = std::move(page);
-    }
-  }
-  void resize(std::uint64_t new_size) {
-    if (new_size < size) {
-      std::erase_if(pages, [&](const auto& each) { return each.first * kPageSize >= new_size; });
-      if (new_size % kPageSize != 0) clear_tail(new_size);
-    }
-    size = new_size;
-  }
-  void clear_tail(std::uint64_t new_size) {
-    Page cut = page_of(page(new_size / kPageSize));
-    std::fill(cut.begin() + static_cast<std::ptrdiff_t>(new_size % kPageSize), cut.end(),
-              std::byte{0});
-    set_page(new_size / kPageSize, make_page(cut));
-  }
-  void read(std::uint64_t offset, MutableBytes out) const {
-    while (!out.empty()) {
-      const std::size_t in_page = offset % kPageSize;
-      const std::size_t count = std::min<std::size_t>(kPageSize - in_page, out.size());
-      std::memcpy(out.data(), page_of(page(offset / kPageSize)).data() + in_page, count);
-      offset += count;
-      out = out.subspan(count);
-    }
-  }
-};
-
-/// One change that a sync has not covered yet.
-struct Change {
-  enum class Kind { write, resize, discard };
-  Kind kind = Kind::write;
-  std::uint64_t id = 0;
-  std::uint64_t first_page = 0;
-  std::vector<PageHandle> pages;
-  std::uint64_t size = 0;  // resize: the new one
-
-  void apply(Content& content) const {
-    if (kind == Kind::resize) return content.resize(size);
-    for (std::size_t i = 0; i < pages.size(); ++i) content.set_page(first_page + i, pages[i]);
-    if (kind == Kind::write) content.size = std::max(content.size, end());
-  }
-  std::uint64_t end() const { return (first_page + pages.size()) * kPageSize; }
-
-  /// Some of its pieces reach `content`, each by the toss of a coin: pieces of 512 bytes, or, so that
-  /// whole pages often survive beside lost ones, of a page.
-  void apply_torn(Content& content, Random& random) const {
-    if (kind == Kind::resize) return random.chance(1, 2) ? apply(content) : void();
-    const std::size_t piece = random.chance(1, 2) ? kTearSize : kPageSize;
-    for (std::size_t i = 0; i < pages.size(); ++i) {
-      Page mixed = page_of(content.page(first_page + i));
-      bool any = false;
-      for (std::size_t at = 0; at < kPageSize; at += piece) {
-        if (random.chance(1, 2)) continue;
-        any = true;
-        std::memcpy(mixed.data() + at, page_of(pages[i]).data() + at, piece);
-      }
-      if (!any) continue;
-      content.set_page(first_page + i, make_page(mixed));
-      if (kind == Kind::write) {
-        content.size = std::max(content.size, (first_page + i + 1) * kPageSize);
-      }
-    }
-  }
-};
-
-struct Node {
-  Content current;
-  Content durable;
-  Content cached;                          // pages that the cache holds otherwise than the disk
-  std::vector<Change> unsynced;            // completed, in order of completion
-  std::map<std::uint64_t, Change> flying;  // by id
-  std::uint64_t next_id = 0;
-  std::uint64_t crash_count = 0;  // a handle of an older count is closed
-  bool locked = false;
-  SimFault fault;
-
-  void land(const Change& change) {
-    change.apply(current);
-    for (std::size_t i = 0; i < change.pages.size(); ++i) cached.pages.erase(change.first_page + i);
-  }
-  void read(std::uint64_t offset, MutableBytes out) const {
-    current.read(offset, out);
-    if (cached.pages.empty()) return;
-    for (std::uint64_t at = offset; at < offset + out.size(); at = round_down(at, kPageSize) + kPageSize) {
-      const PageHandle page = cached.page(at / kPageSize);
-      if (page == nullptr) continue;
-      const std::uint64_t end = std::min(round_down(at, kPageSize) + kPageSize, offset + out.size());
-      std::memcpy(out.data() + (at - offset), page->data() + at % kPageSize, end - at);
-    }
-  }
-  void settle() {
-    durable = current;
-    cached.pages.clear();
-    unsynced.clear();
-    flying.clear();
-    ++crash_count;
-    locked = false;
-  }
-  void crash(Random& random) {
-    for (auto& [id, change] : flying) unsynced.push_back(std::move(change));
-    for (const Change& change : unsynced) {
-      switch (random.below(3)) {
-        case 0: break;
-        case 1: change.apply(durable); break;
-        default: change.apply_torn(durable, random);
-      }
-    }
-    current = durable;
-    settle();
-  }
-};
-
-}  // namespace
+using sim::Change;
+using sim::Content;
+using sim::make_page;
+using sim::Node;
+using sim::Page;
+using sim::page_of;
 
 struct SimDisk::State {
   State(Clock& the_clock, Random the_random, SimDiskOptions the_options)
@@ -160,12 +21,20 @@ struct SimDisk::State {
   Awaitable<void> wait() {
     const auto range = static_cast<std::uint64_t>((options.latency_max - options.latency_min).count());
     const Duration latency =
-        options.latency_min + Duration(range == 0 ? 0 : random.below(range + 1));
+        (options.latency_min + Duration(range == 0 ? 0 : random.below(range + 1))) *
+        options.slowness;
     if (latency.count() == 0) {
       co_await yield_to_loop();
     } else {
       co_await sleep_for(clock, latency);
     }
+    while (is_stalled()) co_await sleep_until(clock, stalled_until);
+  }
+  bool is_stalled() const { return clock.now() < stalled_until; }
+  bool happens(std::uint32_t ppm) { return ppm > 0 && random.chance(ppm, 1'000'000); }
+  Result<void> in_use() const {
+    if (detached) return fail(Errc::closed, "nobody runs on this machine");
+    return {};
   }
   bool has_room(const Node& node, std::uint64_t new_size) const {
     if (new_size <= node.current.size) return true;
@@ -184,7 +53,11 @@ struct SimDisk::State {
   SimDiskOptions options;
   std::map<std::string, std::shared_ptr<Node>> files;
   std::set<std::string> directories;
-  std::map<std::string, SimFault> faults;
+  std::map<std::string, SimFault> file_faults;
+  SimDiskFaults faults;
+  SimDiskCounts counts;
+  TimePoint stalled_until{};
+  bool detached = false;
   std::uint64_t crash_count = 0;
   std::uint64_t sync_count = 0;
   std::uint64_t write_count = 0;
@@ -259,6 +132,7 @@ class SimFile final : public File {
 
   std::optional<Result<void>> try_read(std::uint64_t offset, MutableBytes out) override {
     if (is_closed()) return Result<void>(refuse());
+    if (disk_->is_stalled()) return std::nullopt;
     if (disk_->options.latency_max.count() > 0 && disk_->random.chance(1, 2)) return std::nullopt;
     return read_now(offset, out);
   }
@@ -271,7 +145,14 @@ class SimFile final : public File {
     ++disk_->sync_count;
     co_await disk_->wait();
     if (is_closed()) co_return refuse();
-    if (node_->fault.fail_syncs) co_return fail(Errc::io_error, "sync " + path_ + ": injected");
+    if (node_->fault.fail_syncs || disk_->happens(disk_->faults.sync_error_ppm)) {
+      ++disk_->counts.sync_errors;
+      co_return fail(Errc::io_error, "sync " + path_ + ": injected");
+    }
+    if (disk_->faults.lying_sync) {
+      ++disk_->counts.lies;
+      co_return Result<void>();
+    }
     std::erase_if(node_->unsynced, [&](const Change& change) {
       if (!covered.contains(change.id)) return false;
       change.apply(node_->durable);
@@ -300,23 +181,56 @@ class SimFile final : public File {
     SimFile& file;
   };
 
-  bool is_closed() const { return closing_ || node_->crash_count != crash_count_; }
+  bool is_closed() const { return closing_ || disk_->detached || node_->crash_count != crash_count_; }
   tl::unexpected<Error> refuse() const { return fail(Errc::closed, path_ + " is closed"); }
   void unlock() {
     if (exclusive_ && node_->crash_count == crash_count_) node_->locked = false;
     exclusive_ = false;
   }
 
+  /// Whether this call has the mishap, if it can: by chance, or because it was armed.
+  bool should(SimMishap mishap, std::uint32_t ppm) {
+    return node_->armed.contains(mishap) || disk_->happens(ppm);
+  }
+  void note(SimMishap mishap, std::uint64_t& count) {
+    ++count;
+    node_->armed.erase(mishap);
+  }
+
   Result<void> read_now(std::uint64_t offset, MutableBytes out, bool past_cache = false) {
-    if (node_->fault.fail_reads) return fail(Errc::io_error, "read " + path_ + ": injected");
+    const SimDiskFaults& faults = disk_->faults;
+    if (node_->fault.fail_reads || disk_->happens(faults.read_error_ppm)) {
+      ++disk_->counts.read_errors;
+      return fail(Errc::io_error, "read " + path_ + ": injected");
+    }
     if (offset + out.size() > node_->current.size) {
       return fail(Errc::io_error, "read " + path_ + ": beyond the end");
+    }
+    if (should(SimMishap::stale_read, faults.stale_read_ppm) && node_->read_stale(offset, out)) {
+      note(SimMishap::stale_read, disk_->counts.stale_reads);
+      return {};
+    }
+    if (should(SimMishap::misdirected_read, faults.misdirected_read_ppm)) {
+      if (const auto other = node_->elsewhere(offset, out.size(), disk_->random)) {
+        note(SimMishap::misdirected_read, disk_->counts.misdirected_reads);
+        offset = *other;
+      }
     }
     if (past_cache)
       node_->current.read(offset, out);
     else
       node_->read(offset, out);
     return {};
+  }
+
+  void misdirect(Change& change) {
+    if (change.kind != Change::Kind::write) return;
+    if (!should(SimMishap::misdirected_write, disk_->faults.misdirected_write_ppm)) return;
+    const auto other = node_->elsewhere(change.first_page * kPageSize,
+                                        change.pages.size() * kPageSize, disk_->random);
+    if (!other.has_value()) return;
+    note(SimMishap::misdirected_write, disk_->counts.misdirected_writes);
+    change.first_page = *other / kPageSize;
   }
 
   Task<void> make_change(Change change) {
@@ -332,9 +246,12 @@ class SimFile final : public File {
     if (node->crash_count != crash_count_) co_return refuse();  // the crash took it
     Change landed = std::move(node->flying.extract(id).mapped());
     if (landed.kind != Change::Kind::discard && !disk_->has_room(*node, size)) {
+      ++disk_->counts.full;
       co_return fail(Errc::out_of_space, "write " + path_ + ": No space left on device");
     }
-    if (node->fault.fail_writes) {
+    misdirect(landed);
+    if (node->fault.fail_writes || disk_->happens(disk_->faults.write_error_ppm)) {
+      ++disk_->counts.write_errors;
       landed.apply_torn(node->current, disk_->random);  // unknown to the caller, for good
       landed.apply_torn(node->durable, disk_->random);
       co_return fail(Errc::io_error, "write " + path_ + ": injected");
@@ -367,6 +284,7 @@ SimDisk::~SimDisk() = default;
 
 Task<std::unique_ptr<File>> SimDisk::open(std::string path, OpenOptions options) {
   const std::shared_ptr<State> state = state_;
+  AGRO_CO_TRY_OK(state->in_use());
   const std::uint64_t crash_count = state->crash_count;
   co_await state->wait();
   // A creation that a crash overtakes is kept or lost.
@@ -379,7 +297,7 @@ Task<std::unique_ptr<File>> SimDisk::open(std::string path, OpenOptions options)
       co_return fail(Errc::not_found, "open " + path + ": no such directory");
     }
     found = state->files.emplace(path, std::make_shared<Node>()).first;
-    found->second->fault = state->faults[path];
+    found->second->fault = state->file_faults[path];
   }
   if (crashed) co_return fail(Errc::closed, "crashed");
   if (options.exclusive) {
@@ -393,6 +311,7 @@ Task<std::unique_ptr<File>> SimDisk::open(std::string path, OpenOptions options)
 
 Task<void> SimDisk::make_directories(std::string path) {
   const std::shared_ptr<State> state = state_;
+  AGRO_CO_TRY_OK(state->in_use());
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   co_await state->wait();
   for (std::string each = path; !each.empty(); each = parent_of(each)) {
@@ -406,6 +325,7 @@ Task<void> SimDisk::make_directories(std::string path) {
 
 Task<std::vector<std::string>> SimDisk::list(std::string path) {
   const std::shared_ptr<State> state = state_;
+  AGRO_CO_TRY_OK(state->in_use());
   co_await state->wait();
   if (!state->directories.contains(path)) co_return fail(Errc::not_found, "list " + path);
   std::set<std::string> names;
@@ -420,6 +340,7 @@ Task<std::vector<std::string>> SimDisk::list(std::string path) {
 
 Task<void> SimDisk::remove(std::string path) {
   const std::shared_ptr<State> state = state_;
+  AGRO_CO_TRY_OK(state->in_use());
   co_await state->wait();
   if (state->files.erase(path) + state->directories.erase(path) == 0) {
     co_return fail(Errc::not_found, "remove " + path);
@@ -429,6 +350,7 @@ Task<void> SimDisk::remove(std::string path) {
 
 Task<std::string> SimDisk::read_file(std::string path) {
   const std::shared_ptr<State> state = state_;
+  AGRO_CO_TRY_OK(state->in_use());
   co_await state->wait();
   const auto found = state->files.find(path);
   if (found == state->files.end()) co_return fail(Errc::not_found, "open " + path);
@@ -440,16 +362,17 @@ Task<std::string> SimDisk::read_file(std::string path) {
 
 Task<void> SimDisk::write_file(std::string path, std::string contents) {
   const std::shared_ptr<State> state = state_;
+  AGRO_CO_TRY_OK(state->in_use());
   const std::uint64_t crash_count = state->crash_count;
   co_await state->wait();
   const bool crashed = state->crash_count != crash_count;
   if (crashed && state->random.chance(1, 2)) co_return fail(Errc::closed, "crashed");
-  if (state->faults[path].fail_writes) co_return fail(Errc::io_error, "write " + path);
+  if (state->file_faults[path].fail_writes) co_return fail(Errc::io_error, "write " + path);
   if (!parent_of(path).empty() && !state->directories.contains(parent_of(path))) {
     co_return fail(Errc::not_found, "create " + path + ": no such directory");
   }
   auto node = std::make_shared<Node>();
-  node->fault = state->faults[path];
+  node->fault = state->file_faults[path];
   if (!state->has_room(*node, contents.size())) co_return fail(Errc::out_of_space, "write " + path);
   for (std::size_t at = 0; at < contents.size(); at += kPageSize) {
     Page page{};
@@ -477,10 +400,30 @@ void SimDisk::kill() {
   }
 }
 
+void SimDisk::set_detached(bool detached) { state_->detached = detached; }
+
+void SimDisk::set_faults(SimDiskFaults faults) { state_->faults = faults; }
+const SimDiskFaults& SimDisk::faults() const { return state_->faults; }
+
+void SimDisk::arm(const std::string& path, SimMishap mishap) { state_->node(path).armed.insert(mishap); }
+
+void SimDisk::stall_for(Duration duration) {
+  ++state_->counts.stalls;
+  state_->stalled_until = std::max(state_->stalled_until, state_->clock.now() + duration);
+}
+
+const SimDiskCounts& SimDisk::counts() const { return state_->counts; }
+
+std::vector<std::string> SimDisk::files() const {
+  std::vector<std::string> paths;
+  for (const auto& [path, node] : state_->files) paths.push_back(path);
+  return paths;
+}
+
 void SimDisk::set_options(SimDiskOptions options) { state_->options = options; }
 
 void SimDisk::set_fault(const std::string& path, SimFault fault) {
-  state_->faults[path] = fault;
+  state_->file_faults[path] = fault;
   const auto found = state_->files.find(path);
   if (found != state_->files.end()) found->second->fault = fault;
 }
@@ -488,6 +431,7 @@ void SimDisk::set_fault(const std::string& path, SimFault fault) {
 void SimDisk::flip(const std::string& path, std::uint64_t offset, std::byte mask) {
   Node& node = state_->node(path);
   AGRO_ASSERT(offset < node.current.size);
+  ++state_->counts.flips;
   for (Content* content : {&node.current, &node.durable}) {
     Page page = page_of(content->page(offset / kPageSize));
     page[offset % kPageSize] ^= mask;

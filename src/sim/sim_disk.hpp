@@ -26,8 +26,42 @@ struct SimFault {
 struct SimDiskOptions {
   Duration latency_min{0};
   Duration latency_max{0};
+  std::uint32_t slowness = 1;  // latencies are so many times as long
   /// A write, or what a resize adds, beyond this many bytes in all files is out_of_space.
   std::uint64_t capacity = UINT64_MAX;
+};
+
+/// What goes wrong with a disk by chance, in parts per million of the calls on open files.
+struct SimDiskFaults {
+  std::uint32_t read_error_ppm = 0;   // as SimFault, once
+  std::uint32_t write_error_ppm = 0;
+  std::uint32_t sync_error_ppm = 0;
+  std::uint32_t misdirected_read_ppm = 0;
+  std::uint32_t misdirected_write_ppm = 0;
+  std::uint32_t stale_read_ppm = 0;
+  /// Syncs succeed and make nothing durable, so that a crash may take what was acknowledged.
+  bool lying_sync = false;
+};
+
+/// What a firmware gets wrong once, and reports as success.
+enum class SimMishap : std::uint8_t {
+  misdirected_read,   // of another place in the file
+  misdirected_write,  // to another place in the file; where it belongs, the old bytes stay
+  stale_read,         // of what was there before the last write
+};
+
+/// How often what went wrong.
+struct SimDiskCounts {
+  std::uint64_t read_errors = 0;
+  std::uint64_t write_errors = 0;
+  std::uint64_t sync_errors = 0;
+  std::uint64_t full = 0;  // out_of_space
+  std::uint64_t misdirected_reads = 0;
+  std::uint64_t misdirected_writes = 0;
+  std::uint64_t stale_reads = 0;
+  std::uint64_t lies = 0;
+  std::uint64_t stalls = 0;
+  std::uint64_t flips = 0;  // of flip() and rot()
 };
 
 class SimDisk final : public Disk {
@@ -47,10 +81,21 @@ class SimDisk final : public Disk {
   void crash(Random& random);
   /// kill -9: handles fail as after a crash, but what was written stays.
   void kill();
+  /// While set, every call fails with `closed`: what unwinds after a death can do no harm.
+  void set_detached(bool detached);
 
   void set_options(SimDiskOptions options);
   /// Replaces the fault of a file; one that is not open yet too.
   void set_fault(const std::string& path, SimFault fault);
+  void set_faults(SimDiskFaults faults);
+  const SimDiskFaults& faults() const;
+  /// The next call on the file that can have this mishap has it. Shape: the file exists.
+  void arm(const std::string& path, SimMishap mishap);
+  /// No call ends before so much time has passed.
+  void stall_for(Duration duration);
+  const SimDiskCounts& counts() const;
+  /// The paths of all files, sorted.
+  std::vector<std::string> files() const;
   /// Flips bits of a byte where it is stored. Shape: the file exists and reaches that far.
   void flip(const std::string& path, std::uint64_t offset, std::byte mask = std::byte{0xFF});
   /// The same below the page cache: reads see the old bytes, as long as the page stays in it, and
