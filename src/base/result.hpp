@@ -89,5 +89,8 @@ Error errno_error(std::string_view context, int errno_value, Errc code = Errc::i
   auto name = (__VA_ARGS__);                                          \
   if (!name.has_value()) give_back ::agro::fail(std::move(name).error()); \
   declaration = std::move(name).value()
-#define AGRO_TRY_OK_IMPL(name, give_back, ...) \
-  if (auto name = (__VA_ARGS__); !name.has_value()) give_back ::agro::fail(std::move(name).error())
+// A whole statement, so that `if (a) AGRO_TRY_OK(f()); else g();` means what it says.
+#define AGRO_TRY_OK_IMPL(name, give_back, ...)                                                        \
+  do {                                                                                                \
+    if (auto name = (__VA_ARGS__); !name.has_value()) give_back ::agro::fail(std::move(name).error()); \
+  } while (false)
