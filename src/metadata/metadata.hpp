@@ -51,6 +51,7 @@ struct VolumePosition {
   VolumeHead head;
   Epoch epoch;  // the last one minted
   std::optional<std::uint32_t> degraded_copies;
+  bool locked = false;  // somebody has it open, or had it until a moment ago
 
   /// Whether no recovery will look for this block any more by listing the log's tail.
   bool covers(const BlockRef& ref) const {
@@ -146,9 +147,11 @@ class Metadata {
   /// Errors: locked, naming the holder; not_found (deleted); fenced (the lease has ended).
   Task<AcquiredVolume> acquire_volume(VolumeId volume, std::uint64_t lease, std::string holder);
   /// Takes the lock again with the epoch of before, under a new lease, after the old one ended.
+  /// `degraded_copies`, unless 0, is recorded again: clear_degraded() may have come between.
   /// Errors: fenced, when anybody opened the volume since, or deleted it; unavailable, when the new
   /// lease has ended as well.
-  Task<void> resume_volume(VolumeId volume, Epoch epoch, std::uint64_t lease, std::string holder);
+  Task<void> resume_volume(VolumeId volume, Epoch epoch, std::uint64_t lease, std::string holder,
+                           std::uint32_t degraded_copies = 0);
   /// Gives the lock back; it is a success when it is gone already or another's.
   Task<void> release_volume(VolumeId volume, Epoch epoch, std::uint64_t lease);
   /// Moves the INode pointer. Shape: head.epoch and head.checkpoint_epoch are at most `epoch`.
@@ -157,6 +160,10 @@ class Metadata {
   /// Records, before the first such acknowledgment, that blocks are acknowledged with `copies`
   /// copies only; 0 clears it. Errors: fenced, as commit_head().
   Task<void> set_degraded(VolumeId volume, Epoch epoch, std::uint64_t lease, std::uint32_t copies);
+  /// Takes that record back for a volume that nobody has open. Shape: every block that could be
+  /// acknowledged under `epoch` has all its copies. Errors: conflict, when the volume is open or was
+  /// opened since `epoch`; not_found.
+  Task<void> clear_degraded(VolumeId volume, Epoch epoch);
 
   /// Says what is wrong with the volume, for others, until the lease ends; empty: nothing is.
   /// Errors: fenced, as commit_head().

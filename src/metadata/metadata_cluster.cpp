@@ -153,6 +153,8 @@ Task<std::vector<VolumePosition>> Metadata::positions() {
     } else if (what == "epoch") {
       AGRO_CO_TRY(const std::uint64_t epoch, keys::parse_number(entry.value, 10, "epoch"));
       volume.epoch = Epoch{epoch};
+    } else if (what == "lock") {
+      volume.locked = true;
     } else if (what == "degraded") {
       AGRO_CO_TRY(const std::uint64_t copies, keys::parse_number(entry.value, 10, "copy count"));
       volume.degraded_copies = static_cast<std::uint32_t>(copies);

@@ -240,6 +240,7 @@ TYPED_TEST(MetadataTest, OneWriter) {
   EXPECT_EQ(second.epoch.value, 2U);
   EXPECT_EQ(second.head, head);
   EXPECT_EQ(second.degraded_copies, 1U);
+  EXPECT_EQ(this->error(this->a.clear_degraded(demo.id, second.epoch), "opened"), Errc::conflict);
   this->test().must(this->b.set_degraded(demo.id, second.epoch, lease_b, 0));
   this->test().must(this->b.set_degraded(demo.id, second.epoch, lease_b, 0));
   EXPECT_EQ(this->error(this->a.commit_head(demo.id, first.epoch, lease_a, head), "opened by B"),
@@ -251,6 +252,29 @@ TYPED_TEST(MetadataTest, OneWriter) {
   this->test().must(this->b.release_volume(demo.id, second.epoch, lease_b));
   EXPECT_EQ(this->test().must(this->a.acquire_volume(demo.id, lease_a, "A")).degraded_copies,
             std::nullopt);
+}
+
+// Goal: the record of few copies is taken back only while nobody has the volume open, and a writer who
+// resumes has his record again.
+TYPED_TEST(MetadataTest, DegradedRecordOfDetached) {
+  this->init();
+  const VolumeRecord demo = this->create("demo");
+  std::uint64_t lease = this->lease(*this->kv_a, milliseconds(3000));
+  const AcquiredVolume held = this->test().must(this->a.acquire_volume(demo.id, lease, "A"));
+  this->test().must(this->a.set_degraded(demo.id, held.epoch, lease, 2));
+  EXPECT_TRUE(this->test().must(this->b.positions()).front().locked);
+  EXPECT_EQ(this->error(this->b.clear_degraded(demo.id, held.epoch), "opened"), Errc::conflict);
+  this->test().sim.run_for(milliseconds(4000));
+  EXPECT_EQ(this->error(this->b.clear_degraded(demo.id, Epoch{0}), "opened"), Errc::conflict);
+  EXPECT_EQ(this->test().must(this->b.positions()).front().degraded_copies, 2U);
+  this->test().must(this->b.clear_degraded(demo.id, held.epoch));
+  this->test().must(this->b.clear_degraded(demo.id, held.epoch));
+  EXPECT_EQ(this->error(this->b.clear_degraded({77}, held.epoch), "deleted"), Errc::not_found);
+  EXPECT_FALSE(this->test().must(this->b.positions()).front().locked);
+  EXPECT_EQ(this->test().must(this->b.positions()).front().degraded_copies, std::nullopt);
+  lease = this->lease(*this->kv_a, milliseconds(3000));
+  this->test().must(this->a.resume_volume(demo.id, held.epoch, lease, "A", 2));
+  EXPECT_EQ(this->test().must(this->b.positions()).front().degraded_copies, 2U);
 }
 
 // Goal: a writer whose lease ended is fenced; it may resume exactly when nobody came between.

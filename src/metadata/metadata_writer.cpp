@@ -118,7 +118,7 @@ Task<AcquiredVolume> Metadata::acquire_volume(VolumeId volume, std::uint64_t lea
 }
 
 Task<void> Metadata::resume_volume(VolumeId volume, Epoch epoch, std::uint64_t lease,
-                                   std::string holder) {
+                                   std::string holder, std::uint32_t degraded_copies) {
   const VolumeLock lock{.holder = std::move(holder),
                         .lease = lease,
                         .epoch = epoch,
@@ -137,6 +137,9 @@ Task<void> Metadata::resume_volume(VolumeId volume, Epoch epoch, std::uint64_t l
     compares.push_back(found->lock ? keys::unchanged(found->lock_entry)
                                    : keys::absent(keys::lock(volume)));
     std::vector<KvOp> ops = {keys::put(keys::lock(volume), encode(lock), lease)};
+    if (degraded_copies != 0) {
+      ops.push_back(keys::put(keys::degraded(volume), std::to_string(degraded_copies)));
+    }
     const auto outcome = co_await commit(std::move(compares), std::move(ops));
     // The lease is gone, and not the volume: another lease may do.
     if (outcome.code() == Errc::fenced) co_return fail(Errc::unavailable, outcome.error().message);
@@ -193,6 +196,22 @@ Task<void> Metadata::set_degraded(VolumeId volume, Epoch epoch, std::uint64_t le
     std::vector<KvOp> ops;
     ops.push_back(copies == 0 ? keys::remove(keys::degraded(volume))
                               : keys::put(keys::degraded(volume), std::to_string(copies)));
+    AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
+    if (outcome == Outcome::committed) co_return Result<void>();
+  }
+  co_return fail_contended("record of the copy count");
+}
+
+Task<void> Metadata::clear_degraded(VolumeId volume, Epoch epoch) {
+  for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+    AGRO_CO_TRY(const VolumeKeys found, co_await read_volume_keys(volume));
+    if (found.lock.has_value() || found.epoch != epoch) {
+      co_return fail(Errc::conflict, fmt::format("volume {} was opened meanwhile", volume.value));
+    }
+    if (!found.degraded_copies.has_value()) co_return Result<void>();
+    std::vector<KvCompare> compares = {keys::absent(keys::lock(volume)),
+                                       keys::unchanged(found.epoch_entry)};
+    std::vector<KvOp> ops = {keys::remove(keys::degraded(volume))};
     AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
     if (outcome == Outcome::committed) co_return Result<void>();
   }
