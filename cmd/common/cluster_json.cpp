@@ -113,6 +113,7 @@ Json work_of(const PeerReport& work) {
             {"blocks_moved", rebalance.blocks_moved},
             {"bytes_moved", rebalance.bytes_moved},
             {"bytes_per_second", rebalance.bytes_per_second},
+            {"short_blocks", rebalance.short_blocks},
             {"problem", rebalance.problem}}},
           {"scrub",
            {{"running", scrub.running},

@@ -47,6 +47,8 @@ void ClusterSource::add_store_metrics(MetricsSnapshot& snapshot, const PeerNode&
                    static_cast<double>(stats.bytes_written), label);
   const PeerReport work = peer.service()->report();
   gauge("agro_rebalance_blocks_left", "Copies to make or to give up", work.rebalance.blocks_left);
+  gauge("agro_rebalance_short_blocks", "Blocks held here whose other owners were not all alive",
+        work.rebalance.short_blocks);
   gauge("agro_scrub_bad_blocks", "Bad blocks that the last scrub found", work.scrub.bad_blocks);
   gauge("agro_scrub_lost_blocks", "Blocks that it found no good copy of", work.scrub.lost_blocks);
   snapshot.counter("agro_gc_deleted_bytes_total", "Bytes that gc deleted",

@@ -85,6 +85,39 @@ TEST(SimCopiesTest, SilentPeerWithoutASpare) {
   }
 }
 
+// Goal: of a volume that was closed while a peer was missing the record stays until the peer is back and
+// has its copies, and goes then, so that the loss of the other does not refuse a volume that is whole.
+TEST(SimCopiesTest, RecordOfDetachedVolume) {
+  for (std::uint64_t seed = 1; seed <= 4 && !testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE(seed);
+    SimCluster::Options options = kThree;
+    options.peer_count = options.replication = 2;
+    SimCluster cluster(seed, options);
+    set_log_sink({});
+    ASSERT_TRUE(cluster.start().has_value());
+    {
+      std::shared_ptr<BlockDevice> device = cluster.open_volume().value();
+      cluster.kill_peer(0);
+      const std::vector<std::byte> data = numbered(64, 7);
+      ASSERT_TRUE(cluster.loop.run(device->write(0, data)).has_value());
+      ASSERT_TRUE(cluster.loop.run(device->flush()).has_value());
+    }
+    if (seed % 2 == 0) cluster.crash_client();
+    cluster.loop.run_for(seconds(120));
+    EXPECT_EQ(cluster.recorded_copies(), 1U);
+    ASSERT_TRUE(cluster.start_peer(0).has_value());
+    EXPECT_TRUE(cluster.loop.run_until([&] { return cluster.recorded_copies() == 0; }, seconds(60)));
+    cluster.kill_peer(1);
+    if (seed % 2 == 0) ASSERT_TRUE(cluster.start_client().has_value());
+    Result<std::shared_ptr<BlockDevice>> device = cluster.open_volume();
+    ASSERT_TRUE(device.has_value()) << device.error().to_string();
+    std::vector<std::byte> found(64 * kSectorSize);
+    ASSERT_TRUE(cluster.loop.run((*device)->read(0, found), seconds(60)).has_value());
+    EXPECT_EQ(numbers_of(found), std::vector<std::uint64_t>(64, 7));
+    device = fail(Errc::closed, "gone");
+  }
+}
+
 // Goal: while the lowered count cannot be recorded nothing is acknowledged with fewer copies.
 TEST(SimCopiesTest, NothingWithoutTheRecord) {
   BusyCluster busy(4, kThree);

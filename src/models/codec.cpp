@@ -321,6 +321,7 @@ std::string encode(const PeerReport& report) {
   rebalance.set_bytes_moved(report.rebalance.bytes_moved);
   rebalance.set_bytes_per_second(report.rebalance.bytes_per_second);
   rebalance.set_problem(report.rebalance.problem);
+  rebalance.set_short_blocks(report.rebalance.short_blocks);
   fill_scrub(report.scrub, *message.mutable_scrub());
   v1::GcReport& gc = *message.mutable_gc();
   gc.set_running(report.gc.running);
@@ -341,7 +342,8 @@ Result<PeerReport> decode_peer_report(std::string_view bytes) {
   report.rebalance = {rebalance.running(),      rebalance.settled_version(),
                       rebalance.blocks_left(),  rebalance.bytes_left(),
                       rebalance.blocks_moved(), rebalance.bytes_moved(),
-                      rebalance.bytes_per_second(), rebalance.problem()};
+                      rebalance.bytes_per_second(), rebalance.problem(),
+                      rebalance.short_blocks()};
   report.scrub = read_scrub(message.scrub());
   const v1::GcReport& gc = message.gc();
   report.gc = {gc.running(),       gc.condemned_blocks(), gc.deleted_blocks(),

@@ -60,7 +60,7 @@ TEST(CodecTest, RoundTrips) {
   EXPECT_EQ(decode_tombstone(encode(tombstone)), tombstone);
   const PeerReport report{.id = uuid(4),
                           .ring_version = 5,
-                          .rebalance = {true, 4, 10, 11, 12, 13, 14, "slow"},
+                          .rebalance = {true, 4, 10, 11, 12, 13, 14, "slow", 15},
                           .scrub = {true, 20, 21, 22, 23, 24, 25, 26, "bad"},
                           .gc = {true, 30, 31, 32, 33, "no volumes"}};
   EXPECT_EQ(decode_peer_report(encode(report)), report);

@@ -30,6 +30,8 @@ struct RebalanceReport {
   std::uint64_t bytes_moved = 0;
   std::uint64_t bytes_per_second = 0;  // now
   std::string problem;                 // why it does not get on; empty: it does
+  /// When last all was looked at: blocks held here whose other owners were not all alive.
+  std::uint64_t short_blocks = 0;
 
   bool operator==(const RebalanceReport&) const = default;
 };

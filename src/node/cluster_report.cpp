@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "base/parallel.hpp"
 #include "base/units.hpp"
@@ -58,6 +59,11 @@ Task<void> ask_peers(Env& env, ClusterClient& client, ClusterReport& report) {
 }
 
 Task<void> look_at_volumes(Metadata& metadata, ClusterReport& report) {
+  std::map<VolumeId, std::uint32_t> recorded;
+  AGRO_CO_TRY(const std::vector<VolumePosition> positions, co_await metadata.positions());
+  for (const VolumePosition& position : positions) {
+    if (position.degraded_copies.has_value()) recorded[position.volume] = *position.degraded_copies;
+  }
   for (const VolumeRecord& volume : report.view.volumes) {
     const Result<std::optional<VolumeLock>> lock = co_await metadata.lock_of(volume.id);
     if (lock.code() == Errc::not_found) continue;  // deleted meanwhile
@@ -65,6 +71,8 @@ Task<void> look_at_volumes(Metadata& metadata, ClusterReport& report) {
     ReportedVolume reported{volume, copy_count_of(volume, report.view.ring), *lock};
     if (lock->has_value()) {
       AGRO_CO_TRY(reported.health, co_await metadata.health_of(volume.id));
+    } else if (const auto found = recorded.find(volume.id); found != recorded.end()) {
+      reported.health = fmt::format("degraded: {} of {} copies are sure", found->second, reported.copies);
     }
     report.volumes.push_back(std::move(reported));
   }

@@ -26,7 +26,7 @@ struct ReportedVolume {
   VolumeRecord volume;
   std::uint32_t copies = 0;
   std::optional<VolumeLock> lock;
-  std::string health{};  // what its writer says is wrong with it
+  std::string health{};  // what its writer says, or left recorded, is wrong with it
 };
 
 struct ClusterReport {

@@ -19,6 +19,7 @@ constexpr Duration kReportEvery = std::chrono::seconds(10);
 constexpr Duration kRegisterAgain = std::chrono::milliseconds(200);
 constexpr std::size_t kPurgeAtOnce = 4096;
 constexpr Duration kCoordinateEvery = std::chrono::seconds(1);
+constexpr Duration kDetachedCopiesEvery = std::chrono::seconds(5);
 
 bool is_alive(const ClusterView& view, const PeerId& id) {
   return std::any_of(view.peers.begin(), view.peers.end(), [&id](const PeerView& peer) {
@@ -84,6 +85,7 @@ Task<void> PeerNode::begin() {
   // What nobody needs is not copied to others, who would copy it back when it is deleted here.
   rebalancer_->leave_alone([this](const BlockRef& ref) { return collector_->is_condemned(ref); });
   rebalancer_->start();
+  detached_copies_ = std::make_unique<DetachedCopies>(env_, *cluster_);
   collector_->start();
   if (options_.storage == StorageKind::mmap) options_.background.scrub.state_path = options_.data_dir + "/scrub";
   scrubber_ = std::make_unique<Scrubber>(env_, *cluster_, *service_, options_.background.scrub);
@@ -248,9 +250,10 @@ Job PeerNode::coordinate() {
     if (is_coordinator()) {
       done = co_await finish_ring_change();
       if (done.has_value()) done = co_await take_out_the_dead();
+      if (done.has_value()) done = co_await look_after_detached();
     }
     if (!done.has_value() && done.code() != Errc::conflict) {
-      log_warning("peer {}: changing the ring: {}", id_.to_string(), done.error().to_string());
+      log_warning("peer {}: coordinating: {}", id_.to_string(), done.error().to_string());
     }
     if (stopping_) co_return;
     co_await wait_until(cluster_->changed(), env_.clock, env_.clock.now() + kCoordinateEvery);
@@ -314,6 +317,12 @@ Task<void> PeerNode::take_out_the_dead() {
     }
   }
   co_return Result<void>();
+}
+
+Task<void> PeerNode::look_after_detached() {
+  if (env_.clock.now() < detached_copies_at_) co_return Result<void>();
+  detached_copies_at_ = env_.clock.now() + kDetachedCopiesEvery;
+  co_return co_await detached_copies_->step();
 }
 
 Task<void> PeerNode::purge(VolumeId volume) {

@@ -19,6 +19,7 @@
 #include "metadata/metadata.hpp"
 #include "node/cluster_client.hpp"
 #include "node/collector.hpp"
+#include "node/detached_copies.hpp"
 #include "node/rebalancer.hpp"
 #include "node/scrubber.hpp"
 #include "storage/block_store.hpp"
@@ -89,6 +90,7 @@ class PeerNode final : private PeerService::Background {
   Task<void> finish_ring_change();
   void note_the_dead();
   Task<void> take_out_the_dead();
+  Task<void> look_after_detached();
   Task<void> purge(VolumeId volume);
 
   Env& env_;
@@ -104,6 +106,8 @@ class PeerNode final : private PeerService::Background {
   std::unique_ptr<ClusterClient> cluster_;
   std::unique_ptr<Rebalancer> rebalancer_;
   DownTimes down_times_;
+  std::unique_ptr<DetachedCopies> detached_copies_;
+  TimePoint detached_copies_at_;
   std::unique_ptr<Scrubber> scrubber_;
   std::unique_ptr<Collector> collector_;
   std::int64_t started_unix_ms_ = 0;

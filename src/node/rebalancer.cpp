@@ -71,6 +71,7 @@ RebalanceReport Rebalancer::report() const {
   report.blocks_moved = blocks_moved_;
   report.bytes_moved = bytes_moved_;
   report.problem = problem_;
+  report.short_blocks = short_blocks_;
   const TimePoint now = env_.clock.now();
   std::uint64_t recent = 0;
   for (const auto& [at, bytes] : moves_) {
@@ -228,6 +229,7 @@ Task<void> Rebalancer::pass() {
   co_await service_.require_ring(version_);
   AGRO_CO_TRY_OK(co_await adopt_fences());
   const bool whole = wanted_;
+  std::uint64_t short_count = 0;
   std::vector<Item> left = items_to_look_at();
   // Blocks on their way to their other owners right now are no concern of ours.
   const TimePoint begin = env_.clock.now() + options_.settle_delay;
@@ -240,6 +242,7 @@ Task<void> Rebalancer::pass() {
       const std::size_t count = std::min(kBlocksAskedAtOnce, left.size() - at);
       AGRO_CO_TRY_OK(co_await plan(std::span(left).subspan(at, count), round));
     }
+    short_count += round.short_count;
     blocks_left_ = round.again.size();
     bytes_left_ = round.bytes;
     metric_left_bytes_.value = bytes_left_;
@@ -257,6 +260,7 @@ Task<void> Rebalancer::pass() {
     co_return Result<void>();
   }
   if (!whole) co_return Result<void>();
+  short_blocks_ = short_count;
   if (!wanted_) settled_version_ = version_;
   if (placement_.changing) {
     AGRO_CO_TRY_OK(co_await cluster_.metadata().report_settled(service_.id(), version_));
@@ -339,7 +343,10 @@ Task<void> Rebalancer::plan(std::span<const Item> items, Round& round) {
     if (plan.settled && !plan.give_up && !covered && !is_ours(item.block.ref)) {
       strays_.insert(item.block.ref);  // until a checkpoint covers it
     }
-    if (plan.settled) continue;
+    if (plan.settled) {
+      round.short_count += plan.is_short ? 1 : 0;
+      continue;
+    }
     if (plan.push_to.empty()) ++item.attempt;
     round.again.push_back(item);
   }

@@ -74,6 +74,7 @@ class Rebalancer {
     std::vector<BlockRef> give_up;
     std::vector<Item> again;
     std::uint64_t bytes = 0;
+    std::uint64_t short_count = 0;  // done with, but for dead owners
   };
 
   Job run();
@@ -116,6 +117,7 @@ class Rebalancer {
   std::uint64_t bytes_left_ = 0;
   std::uint64_t blocks_left_ = 0;
   std::uint64_t settled_version_ = 0;
+  std::uint64_t short_blocks_ = 0;
   std::uint64_t blocks_moved_ = 0;
   std::uint64_t bytes_moved_ = 0;
   std::uint64_t activity_ = 0;

@@ -30,7 +30,10 @@ class VolumeManager::OwnLease final : public VolumeLease {
   }
 
   Task<void> set_degraded(std::uint32_t copies) override {
+    // What resume() records again: the fewest that may be in the metadata, or were.
+    if (copies != 0) degraded_copies_ = degraded_copies_ == 0 ? copies : std::min(degraded_copies_, copies);
     Result<void> done = co_await metadata_.set_degraded(volume_, epoch_, lease_->id(), copies);
+    if (done.has_value()) degraded_copies_ = copies;
     co_return co_await judge(std::move(done));
   }
 
@@ -53,6 +56,7 @@ class VolumeManager::OwnLease final : public VolumeLease {
                 co_await metadata_.acquire_volume(volume, lease_->id(), options_.holder));
     epoch_ = acquired.epoch;
     size_bytes_ = acquired.volume.size;
+    degraded_copies_ = acquired.degraded_copies.value_or(0);
     jobs_.spawn(follow());
     co_return acquired;
   }
@@ -79,7 +83,8 @@ class VolumeManager::OwnLease final : public VolumeLease {
     if (done.code() != Errc::fenced || lost_) co_return done;
     const AsyncMutex::Guard guard = co_await mutex_.lock();
     if (!lost_ && !lease_->lost() && !stopping_) {
-      note(co_await metadata_.resume_volume(volume_, epoch_, lease_->id(), options_.holder));
+      note(co_await metadata_.resume_volume(volume_, epoch_, lease_->id(), options_.holder,
+                                             degraded_copies_));
     }
     if (lost_) co_return done;
     co_return fail(Errc::unavailable, "the volume's lock had ended: " + done.error().message);
@@ -111,7 +116,7 @@ class VolumeManager::OwnLease final : public VolumeLease {
     Result<std::unique_ptr<Lease>> fresh = co_await Lease::grant(env_, kv_, options_.lease_ttl);
     if (!fresh.has_value()) co_return true;
     const Result<void> resumed = co_await metadata_.resume_volume(
-        volume_, epoch_, (*fresh)->id(), options_.holder);
+        volume_, epoch_, (*fresh)->id(), options_.holder, degraded_copies_);
     if (!resumed.has_value()) {
       co_await (*fresh)->stop();
       note(resumed);
@@ -132,6 +137,7 @@ class VolumeManager::OwnLease final : public VolumeLease {
   VolumeId volume_;
   Epoch epoch_;
   std::uint64_t size_bytes_ = 0;
+  std::uint32_t degraded_copies_ = 0;  // recorded; 0: all
   std::unique_ptr<Lease> lease_;
   bool lost_ = false;
   bool stopping_ = false;

@@ -27,6 +27,7 @@ BlockPlan plan_block(std::span<const AskedPeer> asked, std::uint32_t attempt, bo
     if (!peer.owner || peer.self) continue;
     if (peer.holding != Holding::present) all_present = false;
     if (peer.holding == Holding::silent) any_silent = true;
+    if (peer.holding == Holding::dead) plan.is_short = true;
     if (peer.holding == Holding::missing) plan.push_to.push_back(index);
   }
   plan.settled = plan.push_to.empty() && !any_silent;

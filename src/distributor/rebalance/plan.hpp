@@ -36,6 +36,8 @@ struct BlockPlan {
   bool give_up = false;              // our own copy
   /// Nothing is left to do for the block, or only what dead owners keep from being done.
   bool settled = false;
+  /// An owner is dead: the block has fewer copies than are wanted.
+  bool is_short = false;
 };
 
 /// Shape: `attempt` counts how often this block was planned: the first holder in order pushes at

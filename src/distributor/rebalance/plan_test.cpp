@@ -70,6 +70,8 @@ TEST(RebalancePlanTest, AsATable) {
     EXPECT_EQ(plan.push_to, one.push_to) << one.name;
     EXPECT_EQ(plan.give_up, one.give_up) << one.name;
     EXPECT_EQ(plan.settled, one.settled) << one.name;
+    EXPECT_EQ(plan.is_short, std::string_view(one.peers).find("od") != std::string_view::npos)
+        << one.name;
   }
 }
 
