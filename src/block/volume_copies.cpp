@@ -166,7 +166,6 @@ Task<void> Volume::restore_block(BlockRef ref) {
   AGRO_CO_TRY(const SharedBytes block, co_await blockset_->read_block(ref, {}));
   WriteOptions options;
   options.repair = true;
-  options.reserve = true;
   AGRO_CO_TRY_OK(co_await blockset_->write(ref, block, options));
   const auto pause = std::chrono::nanoseconds(std::uint64_t{1'000'000'000} * kRestoredAtOnce *
                                               block.size() / options_.restore_rate);

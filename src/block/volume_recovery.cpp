@@ -118,8 +118,12 @@ Task<void> Volume::replay_block(Listing::Entry entry, SharedBytes& block) {
   if (entry.copy_count >= blockset_->copy_count()) co_return Result<void>();
   WriteOptions write_options;
   write_options.repair = true;
-  write_options.reserve = true;
-  co_return co_await store_block(entry.ref, block, write_options);
+  const Result<void> stored = co_await store_block(entry.ref, block, write_options);
+  if (stored.code() != Errc::out_of_space) co_return stored;
+  // The reserve is for the checkpoint, which makes space; the copies come when there is some.
+  AGRO_CO_TRY_OK(co_await record_copies(entry.copy_count));
+  ++thin_count_;
+  co_return Result<void>();
 }
 
 Result<void> Volume::apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload) {

@@ -232,6 +232,34 @@ TEST(VolumeTest, OpenNeedsEnoughPeers) {
   EXPECT_EQ(opened.code(), Errc::no_quorum);
 }
 
+// Goal: a volume whose log lacks copies opens although the stores are full, says that it is degraded, and
+// makes the copies when there is room.
+TEST(VolumeTest, OpensOnFullStores) {
+  VolumeFixture fixture(14);
+  ASSERT_TRUE(fixture.open().has_value());
+  fixture.backend->set_missing(2);
+  for (std::uint64_t number = 1; number <= 8; ++number) {
+    const std::vector<std::byte> data = numbered(16, number);
+    ASSERT_TRUE(fixture.loop.run(fixture.volume->write(number * 16 * kSectorSize, data)).has_value());
+    ASSERT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+  }
+  ASSERT_EQ(fixture.lease->degraded, 1U);
+  fixture.crash();
+  fixture.options.degraded_copies = 1;
+  fixture.blocks.reserve = 64 * 1024;
+  fixture.blocks.capacity = fixture.blocks.used() + fixture.blocks.reserve;
+  const Result<void> opened = fixture.open();
+  ASSERT_TRUE(opened.has_value()) << opened.error().to_string();
+  EXPECT_EQ(fixture.volume->info().health, "degraded: 1 of 2 copies are sure");
+  const std::vector<std::uint64_t> found = numbers_of(read_all(fixture));
+  for (std::uint64_t number = 1; number <= 8; ++number) ASSERT_EQ(found[number * 16], number);
+  fixture.lease->degraded = 1;  // as the metadata store still says
+  fixture.blocks.capacity = UINT64_MAX;
+  EXPECT_TRUE(fixture.loop.run_until([&] { return fixture.lease->degraded == 0; },
+                                     std::chrono::minutes(1)));
+  EXPECT_EQ(fixture.volume->info().health, "");
+}
+
 // Goal: ranges beyond the end are refused, status tells holes from zeros from data.
 TEST(VolumeTest, RangesAndStatus) {
   VolumeFixture fixture(14);
