@@ -20,8 +20,6 @@ constexpr Duration kPushLimit = std::chrono::seconds(20);
 constexpr Duration kRateWindow = std::chrono::seconds(5);
 /// Strays are looked at together, when writes to where they belong are surely over.
 constexpr Duration kStraysAfter = std::chrono::seconds(5);
-/// What users get of the rate while they are at work.
-constexpr std::uint64_t kForegroundShare = 4;
 
 }  // namespace
 
@@ -31,6 +29,7 @@ Rebalancer::Rebalancer(Env& env, ClusterClient& cluster, PeerService& service,
       cluster_(cluster),
       service_(service),
       options_(options),
+      rate_(env.clock, service, options_.rate),
       jobs_(env.executor),
       metric_moved_bytes_(env.metrics.get("agro_rebalance_moved_bytes_total",
                                           "Bytes of blocks copied to where the ring wants them")),
@@ -421,15 +420,7 @@ Task<void> Rebalancer::push(Push push) {
 }
 
 Awaitable<void> Rebalancer::wait_for_rate(std::uint64_t size) {
-  if (options_.rate == 0) co_return;
-  const bool users_at_work = service_.activity() != activity_;
-  activity_ = service_.activity();
-  const std::uint64_t rate =
-      std::max<std::uint64_t>(1, users_at_work ? options_.rate / kForegroundShare : options_.rate);
-  const TimePoint now = env_.clock.now();
-  const TimePoint at = std::max(now, next_send_at_);
-  next_send_at_ = at + Duration(static_cast<std::int64_t>(1e9 * static_cast<double>(size) /
-                                                          static_cast<double>(rate)));
+  const TimePoint at = rate_.book(size);
   while (!is_stale() && env_.clock.now() < at) co_await wait_until(wake_, env_.clock, at);
 }
 

@@ -20,6 +20,7 @@
 #include "distributor/peer_service.hpp"
 #include "distributor/rebalance/plan.hpp"
 #include "node/cluster_client.hpp"
+#include "node/work_rate.hpp"
 
 namespace agro {
 
@@ -120,8 +121,7 @@ class Rebalancer {
   std::uint64_t short_blocks_ = 0;
   std::uint64_t blocks_moved_ = 0;
   std::uint64_t bytes_moved_ = 0;
-  std::uint64_t activity_ = 0;
-  TimePoint next_send_at_;
+  WorkRate rate_;
   std::vector<std::pair<TimePoint, std::uint64_t>> moves_;  // of the last seconds
   std::string problem_;
   bool stopping_ = false;

@@ -11,8 +11,6 @@
 namespace agro {
 namespace {
 
-/// What is left of the rate while users are at work.
-constexpr std::uint64_t kForegroundShare = 4;
 
 }  // namespace
 
@@ -22,6 +20,7 @@ Scrubber::Scrubber(Env& env, ClusterClient& cluster, PeerService& service, Scrub
       service_(service),
       options_(std::move(options)),
       buffer_(service.block_size()),
+      rate_(env.clock, service, options_.rate),
       jobs_(env.executor),
       metric_bytes_(
           env.metrics.get("agro_scrub_bytes_total", "Bytes of blocks verified by scrubs")),
@@ -242,14 +241,7 @@ Task<void> Scrubber::repair(BlockInfo block) {
 }
 
 Awaitable<void> Scrubber::wait_for_rate(std::uint64_t size) {
-  if (options_.rate == 0) co_return;
-  const bool users_at_work = service_.activity() != activity_;
-  activity_ = service_.activity();
-  const std::uint64_t rate =
-      std::max<std::uint64_t>(1, users_at_work ? options_.rate / kForegroundShare : options_.rate);
-  const TimePoint at = std::max(env_.clock.now(), next_read_at_);
-  next_read_at_ = at + Duration(static_cast<std::int64_t>(1e9 * static_cast<double>(size) /
-                                                          static_cast<double>(rate)));
+  const TimePoint at = rate_.book(size);
   while (!stopping_ && env_.clock.now() < at) co_await wait_until(wake_, env_.clock, at);
 }
 

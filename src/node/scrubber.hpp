@@ -18,6 +18,7 @@
 #include "blockset/crc.hpp"
 #include "distributor/peer_service.hpp"
 #include "node/cluster_client.hpp"
+#include "node/work_rate.hpp"
 
 namespace agro {
 
@@ -66,8 +67,7 @@ class Scrubber {
   bool wanted_ = false;
   TimePoint retry_at_;
   TimePoint save_at_;
-  TimePoint next_read_at_;
-  std::uint64_t activity_ = 0;
+  WorkRate rate_;
   bool stopping_ = false;
   Event wake_;
   TaskGroup jobs_;
