@@ -105,6 +105,7 @@ Json work_of(const PeerReport& work) {
   const GcReport& gc = work.gc;
   return {{"peer", work.id.to_string()},
           {"ring_version", work.ring_version},
+          {"store_problem", work.store_problem},
           {"rebalance",
            {{"running", rebalance.running},
             {"settled_version", rebalance.settled_version},

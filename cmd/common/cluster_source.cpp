@@ -110,8 +110,9 @@ std::vector<http::ReadyCheck> ClusterSource::readiness() {
     const std::string id = peer->id().to_string();
     checks.push_back({fmt::format("peer {} is registered", id),
                       peer->registered() ? "" : "its lease is not held; is the metadata in reach?"});
+    const std::string problem = peer->store_problem();
     checks.push_back({fmt::format("peer {} has its store open", id),
-                      peer->stats().size > 0 ? "" : "it is not open"});
+                      peer->stats().size > 0 ? problem : "it is not open"});
   }
   const RingSpec& ring = cluster_.view().ring;
   const std::vector<PeerId> members = ring_peers(ring);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "busy_cluster.hpp"
+#include "node/cluster_report.hpp"
 
 namespace agro {
 namespace {
@@ -54,6 +55,21 @@ TEST(SimFailureTest, DeadMachineStopsUsersOnce) {
     EXPECT_LE(busy.longest_in(seconds(2)), seconds(1));
     EXPECT_LE(busy.longest_in(seconds(30)), milliseconds(100));
   }
+}
+
+// Goal: a peer whose disk fails takes no more writes, users do not notice, and status names it.
+TEST(SimFailureTest, FailedStoreIsNamed) {
+  BusyCluster busy(1, kFive);
+  SimCluster& cluster = busy.cluster;
+  EXPECT_EQ(cluster.node(2).store_problem(), "");
+  cluster.disk(2).set_fault("/data/blocks", {.fail_syncs = true});
+  EXPECT_LE(busy.longest_in(seconds(10)), milliseconds(500));
+  EXPECT_NE(cluster.node(2).store_problem(), "");
+  const ClusterReport report =
+      cluster.loop.run(gather_cluster_report(cluster.client_env(0), cluster.client())).value();
+  EXPECT_FALSE(report.healthy);
+  const std::string expected = "peer " + cluster.node(2).id().to_string() + " takes no writes";
+  EXPECT_THAT(report.problems, testing::Contains(testing::HasSubstr(expected)));
 }
 
 }  // namespace

@@ -330,6 +330,7 @@ std::string encode(const PeerReport& report) {
   gc.set_deleted_bytes(report.gc.deleted_bytes);
   gc.set_finished_unix_ms(report.gc.finished_unix_ms);
   gc.set_problem(report.gc.problem);
+  message.set_store_problem(report.store_problem);
   return to_bytes(message);
 }
 
@@ -348,6 +349,7 @@ Result<PeerReport> decode_peer_report(std::string_view bytes) {
   const v1::GcReport& gc = message.gc();
   report.gc = {gc.running(),       gc.condemned_blocks(), gc.deleted_blocks(),
                gc.deleted_bytes(), gc.finished_unix_ms(), gc.problem()};
+  report.store_problem = message.store_problem();
   return report;
 }
 

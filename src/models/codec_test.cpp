@@ -62,7 +62,8 @@ TEST(CodecTest, RoundTrips) {
                           .ring_version = 5,
                           .rebalance = {true, 4, 10, 11, 12, 13, 14, "slow", 15},
                           .scrub = {true, 20, 21, 22, 23, 24, 25, 26, "bad"},
-                          .gc = {true, 30, 31, 32, 33, "no volumes"}};
+                          .gc = {true, 30, 31, 32, 33, "no volumes"},
+                          .store_problem = "EIO"};
   EXPECT_EQ(decode_peer_report(encode(report)), report);
   ScrubState scrub{.report = report.scrub, .position = {}};
   EXPECT_EQ(decode_scrub_state(encode(scrub)), scrub);

@@ -78,6 +78,7 @@ struct PeerReport {
   RebalanceReport rebalance;
   ScrubReport scrub;
   GcReport gc;
+  std::string store_problem;  // why its store takes no writes; empty: it does
 
   bool operator==(const PeerReport&) const = default;
 };

@@ -89,6 +89,10 @@ void judge_work(ClusterReport& report) {
   for (const ReportedPeer& peer : report.peers) {
     if (!peer.work.has_value()) continue;
     const std::string id = peer.peer.record.id.to_string();
+    if (!peer.work->store_problem.empty()) {
+      report.problems.push_back(fmt::format("peer {} takes no writes: {}; check its disk, start it again",
+                                            id, peer.work->store_problem));
+    }
     const RebalanceReport& rebalance = peer.work->rebalance;
     if (rebalance.blocks_left > 0) {
       report.problems.push_back(

@@ -222,6 +222,7 @@ PeerReport PeerNode::report() const {
   report.rebalance = rebalancer_->report();
   report.scrub = scrubber_->report();
   report.gc = collector_->report();
+  report.store_problem = store_->problem();
   return report;
 }
 

@@ -66,6 +66,8 @@ class PeerNode final : private PeerService::Background {
   /// As this peer sees the others, itself included.
   ClusterClient& cluster() { return *cluster_; }
   StoreStats stats() const { return store_->stats(); }
+  /// Why its store takes no writes; empty: it does.
+  std::string store_problem() const { return store_->problem(); }
   /// Whether the metadata surely counts this peer as alive now.
   bool registered() const { return lease_ != nullptr && lease_->valid(env_.clock.now()); }
 

@@ -103,6 +103,9 @@ class BlockStore {
   virtual Epoch fence_of(VolumeId volume) const = 0;
 
   virtual StoreStats stats() const = 0;
+
+  /// Why it takes no writes any more, in one line; empty: it takes them.
+  virtual std::string problem() const { return {}; }
   virtual std::uint32_t block_size() const = 0;
 
   /// Lets what is under way finish, makes a clean restart quick, and closes.

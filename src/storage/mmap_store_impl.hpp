@@ -42,6 +42,7 @@ class MmapStore final : public BlockStore {
   Task<void> fence(VolumeId volume, Epoch epoch) override;
   Epoch fence_of(VolumeId volume) const override;
   StoreStats stats() const override;
+  std::string problem() const override { return failed_ ? failed_->message : std::string(); }
   std::uint32_t block_size() const override { return options_.block_size; }
   Task<void> close() override;
 
