@@ -1,9 +1,11 @@
 #!/usr/bin/python3
 # Scenario 5: etcd dies for less than the lease, for 10 s, and for longer than the lease; then a
 # three-node etcd loses its leader. What is shorter than the lease the user never notices; longer, and
-# I/O is suspended, fails nobody, and goes on when etcd is back.
+# I/O is suspended, fails nobody, and goes on when etcd is back. At last etcd comes back with nothing, and
+# the cluster is rebuilt from its running peers.
 #
 # Usage: etcd_loss_test.py BIN_DIR [SEED]
+import shutil
 import time
 
 from cluster_lib import LEASE, Cluster, arguments, step
@@ -62,10 +64,43 @@ def three(bin_dir, seed):
     cluster.stop()
 
 
+def lost(bin_dir, seed):
+    """etcd's data are gone for good, and the peers run on."""
+    step("scenario 5, etcd loses its data")
+    cluster = Cluster(bin_dir, etcd_count=1, peer_count=3, replication=2).start_peers()
+    cluster.create_volume(VOLUME, "256MiB")
+    load = Load(seed, cluster.start_client(), VOLUME).start()
+    load.watch(3)
+    status = cluster.status()
+    old = load.abandon()
+    cluster.clients[1].kill()
+    del old
+    cluster.etcd.kill()
+    shutil.rmtree(f"{cluster.etcd.dir}/e1")
+    cluster.etcd.start()
+    peers = [word for peer in status["peers"] for word in ("--peer", f"{peer['id']}@{peer['addresses'][0]}")]
+    begun = time.monotonic()
+    print(cluster.agroctl("metadata", "rebuild", "--cluster-id", status["cluster"]["id"], "--block-size",
+                          status["cluster"]["block_size_bytes"], *peers).stdout, flush=True)
+    print(f"RESULT scenario 5, rebuilt in {time.monotonic() - begun:.2f} s", flush=True)
+    for index in range(len(cluster.peers)):
+        assert cluster.peers[index].terminate(30) == 0, cluster.peers[index].log()[-3000:]
+    cluster.start_peers()
+    client = cluster.start_client()
+    handles, _ = client.attach(VOLUME)
+    load.oracle.check(handles[0], crashed=True)
+    load.take_over(client, handles)
+    load.watch(3)
+    print(f"healthy {cluster.wait_healthy(60):.1f} s later", flush=True)
+    load.stop()
+    cluster.stop()
+
+
 def main():
     bin_dir, seed, _ = arguments()
     single(bin_dir, seed)
     three(bin_dir, seed + 1)
+    lost(bin_dir, seed + 2)
 
 
 if __name__ == "__main__":
