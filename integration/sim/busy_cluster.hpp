@@ -28,7 +28,7 @@ class BusyCluster {
   void open(std::uint64_t seed) {
     Result<std::shared_ptr<BlockDevice>> opened = cluster.open_volume();
     ASSERT_TRUE(opened.has_value()) << opened.error().to_string();
-    users = std::make_unique<Users>(cluster.loop.executor(), cluster.loop.clock(),
+    users = std::make_unique<Users>(cluster.client_env(0).executor, cluster.loop.clock(),
                                     std::move(*opened), seed);
   }
   /// Runs for so long and returns the longest that a user waited meanwhile.

@@ -32,7 +32,7 @@ TEST(SimGcTest, AReturningPeersGarbageGoes) {
     Random random(seed + 3);
     History history;
     bool stopped = false;
-    TaskGroup group(cluster.loop.executor());
+    TaskGroup group(cluster.client_env(0).executor);
     const auto write_for = [&](Duration duration) {
       stopped = false;
       group.spawn(write_numbered(*device, history, random, sector_count, stopped));

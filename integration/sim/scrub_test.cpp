@@ -26,7 +26,7 @@ class ScrubTest : public ::testing::Test {
     Result<std::shared_ptr<BlockDevice>> device = cluster_->open_volume();
     ASSERT_TRUE(device.has_value()) << device.error().to_string();
     device_ = *device;
-    writers_ = std::make_unique<TaskGroup>(cluster_->loop.executor());
+    writers_ = std::make_unique<TaskGroup>(cluster_->client_env(0).executor);
   }
   void TearDown() override {
     stop_writing();

@@ -7,19 +7,24 @@
 namespace agro {
 
 SimCluster::Host::Host(SimLoop& loop, SimNetwork& network, const std::string& host_name,
-                       Random seeds)
+                       Random seeds, HostClockOptions clock_options)
     : name(host_name),
+      process(loop.add_process()),
+      clock(loop.clock(), clock_options),
       random(seeds.next()),
       disk(std::make_unique<SimDisk>(
           loop.clock(), seeds.fork(),
           SimDiskOptions{std::chrono::microseconds(20), std::chrono::microseconds(400)})),
-      offload(loop.executor()),
-      env{loop.executor(), loop.clock(),   random, *disk,
-          network.host(name), offload, metrics} {}
+      offload(process.executor()),
+      env{process.executor(),  clock,   random, *disk,
+          network.host(name), offload, metrics},
+      lives(process.executor()) {
+  network.set_clock(name, clock);
+}
 
 SimCluster::SimCluster(std::uint64_t seed, Options options)
     : random(seed), network(loop.executor(), loop.clock(), random.fork()), options_(options),
-      store_(loop.clock()), lives_(loop.executor()) {
+      store_(loop.clock()) {
   volume_options.checkpoint_after_bytes = 2 * 1024 * 1024;
   volume_options.checkpoint_after_blocks = 60;
   volume_options.dead_bytes_max = 1024 * 1024;
@@ -27,16 +32,29 @@ SimCluster::SimCluster(std::uint64_t seed, Options options)
   volume_options.read_cache_size = 32 * 4096;
   volume_options.close_deadline = std::chrono::seconds(1);
   for (std::uint32_t index = 0; index < options.peer_count; ++index) {
-    hosts_.push_back(
-        std::make_unique<Host>(loop, network, fmt::format("peer-{}", index), random.fork()));
+    hosts_.push_back(make_host(peer_name(index)));
   }
   make_client_host(0);
 }
 
+std::unique_ptr<SimCluster::Host> SimCluster::make_host(const std::string& name) {
+  Random seeds = random.fork();
+  Random of_clock(seeds.next());
+  const auto within = [&of_clock](std::int64_t most) {
+    return static_cast<std::int64_t>(of_clock.below(static_cast<std::uint64_t>(2 * most + 1))) - most;
+  };
+  HostClockOptions clock;
+  clock.drift_ppm = static_cast<std::int32_t>(within(options_.clock_drift_ppm_max));
+  clock.unix_offset_ms = within(
+      std::chrono::duration_cast<std::chrono::milliseconds>(options_.unix_offset_max).count());
+  clock.since_boot = std::chrono::minutes(of_clock.below(1000));
+  return std::make_unique<Host>(loop, network, name, seeds, clock);
+}
+
 void SimCluster::make_client_host(std::size_t index) {
   Client& client = clients_[index];
-  client.host = std::make_unique<Host>(loop, network, client_name(index), random.fork());
-  client.users = std::make_unique<TaskGroup>(loop.executor());
+  client.host = make_host(client_name(index));
+  client.users = std::make_unique<TaskGroup>(client.host->process.executor());
 }
 
 SimCluster::~SimCluster() {
@@ -50,7 +68,10 @@ SimCluster::~SimCluster() {
       end_peer(index, Death::power);
     }
   }
-  AGRO_ASSERT(loop.run_job(lives_.join()));
+  for (const Client& client : clients_) {
+    if (client.host != nullptr) AGRO_ASSERT(loop.run_job(client.host->lives.join()));
+  }
+  for (const auto& host : hosts_) AGRO_ASSERT(loop.run_job(host->lives.join()));
 }
 
 Result<void> SimCluster::start() {
@@ -92,7 +113,7 @@ void SimCluster::begin_peer(std::size_t index) {
   network.revive_host(host.name);
   host.disk->set_detached(false);
   host.kv = connect(host);
-  lives_.spawn(run_peer(index));
+  host.lives.spawn(run_peer(index));
 }
 
 Job SimCluster::run_peer(std::size_t index) {
@@ -121,12 +142,13 @@ void SimCluster::end_peer(std::size_t index, Death death) {
   AGRO_ASSERT(host.life == Life::up || (starting && death != Death::stopped));
   cut_peer(index, death);
   host.life = Life::dying;
-  if (!starting) lives_.spawn(unwind_peer(index));
+  if (!starting) host.lives.spawn(unwind_peer(index));
 }
 
 void SimCluster::cut_peer(std::size_t index, Death death) {
   Host& host = *hosts_[index];
   if (death == Death::stopped) return;
+  host.process.set_stopped(false);
   host.kv->cut();
   if (death == Death::power) {
     host.disk->crash(random);
@@ -179,7 +201,7 @@ void SimCluster::begin_client(std::size_t index) {
   client.host->start_error.clear();
   network.revive_host(client.host->name);
   client.host->kv = connect(*client.host);
-  lives_.spawn(run_client(index));
+  client.host->lives.spawn(run_client(index));
 }
 
 Job SimCluster::run_client(std::size_t index) {
@@ -205,10 +227,11 @@ void SimCluster::end_client(std::size_t index, Death death) {
   AGRO_ASSERT(client.life == Life::up || (starting && death != Death::stopped));
   if (death != Death::stopped) cut_client(index);
   client.life = Life::dying;
-  if (!starting) lives_.spawn(unwind_client(index));
+  if (!starting) client.host->lives.spawn(unwind_client(index));
 }
 
 void SimCluster::cut_client(std::size_t index) {
+  clients_[index].host->process.set_stopped(false);
   clients_[index].host->kv->cut();
   network.drop_host(clients_[index].host->name, SimDeath::process);
 }
@@ -261,7 +284,7 @@ VolumeManagerOptions SimCluster::manager_options(std::size_t client) const {
 }
 
 Result<std::shared_ptr<BlockDevice>> SimCluster::open_volume() {
-  return loop.run(manager().open("demo"));
+  return loop.run_on(client_env(0).executor, manager().open("demo"));
 }
 
 Result<std::shared_ptr<BlockDevice>> SimCluster::open_elsewhere() {
@@ -270,7 +293,7 @@ Result<std::shared_ptr<BlockDevice>> SimCluster::open_elsewhere() {
     wait_for_client(1);
     if (client_life(1) != Life::up) return fail(Errc::unavailable, clients_[1].host->start_error);
   }
-  return loop.run(clients_[1].manager->open("demo"));
+  return loop.run_on(client_env(1).executor, clients_[1].manager->open("demo"));
 }
 
 // --- what goes wrong, and what can be seen ------------------------------------------------------

@@ -14,6 +14,7 @@
 #include "node/cluster_client.hpp"
 #include "node/peer_node.hpp"
 #include "node/volume_manager.hpp"
+#include "sim/host_clock.hpp"
 #include "sim/sim_disk.hpp"
 #include "sim/sim_loop.hpp"
 #include "sim/sim_network.hpp"
@@ -36,6 +37,9 @@ class SimCluster {
     RingKind ring_kind = RingKind::empty;  // of the ring with its first member; empty: ketama
     std::uint32_t group_count = 0;         // of a placement ring
     bool make_volume = true;               // "demo"
+    // Hosts' clocks run too fast or too slow by up to this, each its own way.
+    std::uint32_t clock_drift_ppm_max = 0;
+    Duration unix_offset_max{0};  // and their time of day is off by up to this
   };
 
   /// Where a process is between its start and its end, both of which take their time.
@@ -85,6 +89,18 @@ class SimCluster {
   SimKv& client_kv(std::size_t index) { return *clients_[index].host->kv; }
   /// A process's way to the metadata store; each start makes a new one without faults.
   SimKv& peer_kv(std::size_t index) { return *hosts_[index]->kv; }
+  /// Stops a process (SIGSTOP) and lets it go on: meanwhile none of its code runs, while its kernel
+  /// takes what the network brings and its timers end. One that dies is not stopped any more.
+  void freeze_peer(std::size_t index, bool frozen) { hosts_[index]->process.set_stopped(frozen); }
+  void freeze_client(std::size_t index, bool frozen) {
+    clients_[index].host->process.set_stopped(frozen);
+  }
+  bool peer_is_frozen(std::size_t index) const { return hosts_[index]->process.is_stopped(); }
+  bool client_is_frozen(std::size_t index) const {
+    return clients_[index].host->process.is_stopped();
+  }
+  HostClock& peer_clock(std::size_t index) { return hosts_[index]->clock; }
+  HostClock& client_clock(std::size_t index) { return clients_[index].host->clock; }
   static std::string client_name(std::size_t index) { return index == 0 ? "client" : "other"; }
   static std::string peer_name(std::size_t index) { return "peer-" + std::to_string(index); }
 
@@ -120,8 +136,11 @@ class SimCluster {
 
  private:
   struct Host {
-    Host(SimLoop& loop, SimNetwork& network, const std::string& name, Random seeds);
+    Host(SimLoop& loop, SimNetwork& network, const std::string& name, Random seeds,
+         HostClockOptions clock);
     std::string name;
+    SimProcess& process;
+    HostClock clock;
     Random random;
     std::unique_ptr<SimDisk> disk;
     InlineOffload offload;
@@ -131,6 +150,7 @@ class SimCluster {
     std::unique_ptr<PeerNode> node;
     Life life = Life::down;
     std::string start_error;
+    TaskGroup lives;  // its start and its end, under way
   };
   struct Client {
     std::unique_ptr<Host> host;
@@ -140,6 +160,7 @@ class SimCluster {
     Life life = Life::down;
   };
 
+  std::unique_ptr<Host> make_host(const std::string& name);
   std::unique_ptr<SimKv> connect(Host& host);
   // A crash is the cut, which takes no time, and then the unwinding of what can do no harm any more.
   void cut_peer(std::size_t index, Death death);
@@ -158,7 +179,6 @@ class SimCluster {
   std::array<Client, kClientCount> clients_;
   std::unique_ptr<Kv> metadata_kv_;
   std::unique_ptr<Metadata> metadata_;
-  TaskGroup lives_;  // starts and ends under way
 };
 
 }  // namespace agro

@@ -22,7 +22,7 @@ std::vector<std::uint64_t> read_numbers(SimCluster& cluster, BlockDevice& device
 void write_for_a_while(SimCluster& cluster, std::shared_ptr<BlockDevice> device, History& history,
                        Random& random, Duration limit) {
   bool stopped = false;
-  TaskGroup group(cluster.loop.executor());
+  TaskGroup group(cluster.client_env(0).executor);
   group.spawn(write_numbered(*device, history, random, device->size_bytes() / kSectorSize, stopped));
   cluster.loop.run_for(Duration(random.below(static_cast<std::uint64_t>(limit.count()))));
   stopped = true;
@@ -84,7 +84,7 @@ void crash_one_peer(std::uint64_t seed) {
     device = *opened;
   }
   bool stopped = false;
-  TaskGroup group(cluster.loop.executor());
+  TaskGroup group(cluster.client_env(0).executor);
   group.spawn(write_numbered(*device, history, random, device->size_bytes() / kSectorSize, stopped));
   for (int round = 0; round < 4; ++round) {
     cluster.loop.run_for(std::chrono::milliseconds(random.below(200)));

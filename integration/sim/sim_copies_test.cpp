@@ -160,7 +160,7 @@ void live_dangerously(std::uint64_t seed) {
         << "life " << life << ": of " << history.writes.size() << " writes, "
         << history.flushed_count << " flushed";
     bool stopped = false;
-    TaskGroup group(cluster.loop.executor());
+    TaskGroup group(cluster.client_env(0).executor);
     group.spawn(write_numbered(**device, history, random, bytes.size() / kSectorSize, stopped));
     for (std::uint64_t step = random.below(7); step > 0; --step) {
       cluster.loop.run_for(milliseconds(random.below(500)));

@@ -58,7 +58,7 @@ void take_over(std::uint64_t seed, bool cut_from_peers) {
   std::shared_ptr<BlockDevice> old = cluster.open_volume().value();
   const std::uint64_t sector_count = old->size_bytes() / kSectorSize;
   bool stopped = false;
-  TaskGroup group(cluster.loop.executor());
+  TaskGroup group(cluster.client_env(0).executor);
   group.spawn(write_numbered(*old, history, random, sector_count, stopped));
   cluster.loop.run_for(milliseconds(100 + random.below(300)));
   cluster.client_kv().set_down(true);

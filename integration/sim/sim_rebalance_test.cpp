@@ -24,7 +24,7 @@ class SimRebalanceTest : public testing::Test {
     ASSERT_TRUE(started.has_value()) << started.error().to_string();
     Result<std::shared_ptr<BlockDevice>> device = cluster_->open_volume();
     ASSERT_TRUE(device.has_value()) << device.error().to_string();
-    users_ = std::make_unique<Users>(cluster_->loop.executor(), cluster_->loop.clock(),
+    users_ = std::make_unique<Users>(cluster_->client_env(0).executor, cluster_->loop.clock(),
                                      std::move(*device), seed);
   }
   void run(Duration duration) { cluster_->loop.run_for(duration); }

@@ -2,9 +2,37 @@
 
 namespace agro {
 
+SimProcess& SimLoop::add_process() {
+  processes_.push_back(std::make_unique<SimProcess>());
+  return *processes_.back();
+}
+
+bool SimLoop::step() {
+  for (std::size_t tried = 0; tried < processes_.size(); ++tried) {
+    if (processes_[turn_]->step()) return true;
+    turn_ = (turn_ + 1) % processes_.size();
+  }
+  return false;
+}
+
 void SimLoop::poll() {
-  loop_.restart();
-  loop_.poll();
+  while (step()) {
+  }
+}
+
+std::uint64_t SimLoop::run_steps(std::uint64_t count, Duration limit) {
+  const TimePoint deadline = clock_.now() + limit;
+  std::uint64_t done = 0;
+  while (done < count) {
+    if (step()) {
+      ++done;
+    } else if (clock_.has_timers() && clock_.next_at() <= deadline) {
+      clock_.fire_next();
+    } else {
+      break;
+    }
+  }
+  return done;
 }
 
 bool SimLoop::run_until(const std::function<bool()>& done, Duration limit) {

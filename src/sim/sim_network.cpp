@@ -319,11 +319,13 @@ using ConnectPromise = Promise<std::unique_ptr<Stream>>;
 class SimHost final : public Network {
  public:
   /// `core` owns the host.
-  SimHost(SimNetwork::Core* core, std::string name) : core_(core), name_(std::move(name)) {}
+  SimHost(SimNetwork::Core* core, std::string name)
+      : core_(core), clock_(&core->clock), name_(std::move(name)) {}
 
   Task<std::unique_ptr<Stream>> connect(Address address, TimePoint deadline) override;
   Task<std::unique_ptr<Listener>> listen(Address address) override;
   void set_shared(const std::shared_ptr<SimNetwork::Core>& core) { shared_core_ = core; }
+  void set_clock(Clock& clock) { clock_ = &clock; }
 
  private:
   struct Attempt {
@@ -337,6 +339,7 @@ class SimHost final : public Network {
   static Job attempt(Attempt attempt);
 
   SimNetwork::Core* core_;
+  Clock* clock_;
   std::weak_ptr<SimNetwork::Core> shared_core_;
   std::string name_;
   std::uint16_t next_port_ = 40'000;
@@ -399,7 +402,7 @@ Task<std::unique_ptr<Stream>> SimHost::connect(Address address, TimePoint deadli
   }
   auto promise = std::make_shared<ConnectPromise>();
   Attempt how{shared_core_.lock(), name_, to, service_of(address), address, promise};
-  Clock& clock = core_->clock;
+  Clock& clock = *clock_;
   spawn(core_->executor, attempt(std::move(how)));
   std::string what = "connecting to " + address.to_string();
   co_return co_await get_until(std::move(promise), clock, deadline, std::move(what));
@@ -426,6 +429,11 @@ Network& SimNetwork::host(const std::string& name) {
     host->set_shared(core_);
   }
   return *host;
+}
+
+void SimNetwork::set_clock(const std::string& name, Clock& clock) {
+  host(name);
+  core_->hosts[name]->set_clock(clock);
 }
 
 void SimNetwork::set_default_link(SimLink link) { core_->default_link = link; }

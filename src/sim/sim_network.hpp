@@ -39,6 +39,9 @@ class SimNetwork {
   /// name hosts ("127.0.0.1" and "localhost": itself); Unix sockets are the host's own.
   Network& host(const std::string& name);
 
+  /// What deadlines of the host are by; the network's clock, unless set. Shape: it outlives the host.
+  void set_clock(const std::string& name, Clock& clock);
+
   void set_default_link(SimLink link);
   /// Both directions.
   void set_link(const std::string& a, const std::string& b, SimLink link);
