@@ -70,6 +70,7 @@ struct SimNetwork::Core {
   std::set<HostPair> blocked;
   std::set<std::string> isolated;
   std::set<std::string> dead_machines;
+  std::set<std::string> dead_processes;
   std::map<std::pair<std::string, std::string>, SimListener*> listeners;  // (host, service)
   std::vector<std::weak_ptr<SimPipe>> pipes;                              // in order of creation
 
@@ -369,6 +370,10 @@ Job SimHost::attempt(Attempt attempt) {
   const std::shared_ptr<SimNetwork::Core> core = attempt.core;
   while (!attempt.promise->is_set()) {
     co_await sleep_for(core->clock, core->latency(attempt.from, attempt.to));
+    if (core->dead_processes.contains(attempt.from)) {
+      attempt.promise->set(fail(Errc::closed, "the process is dead"));
+      co_return;
+    }
     if (!core->passes(attempt.from, attempt.to) || !core->passes(attempt.to, attempt.from)) {
       co_await sleep_for(core->clock, kConnectRetry);
       continue;
@@ -411,6 +416,7 @@ Task<std::unique_ptr<Stream>> SimHost::connect(Address address, TimePoint deadli
 Task<std::unique_ptr<Listener>> SimHost::listen(Address address) {
   if (address.kind == Address::Kind::tcp && address.port == 0) address.port = next_port_++;
   const std::string service = service_of(address);
+  if (core_->dead_processes.contains(name_)) co_return fail(Errc::closed, "the process is dead");
   if (core_->listeners.contains({name_, service})) {
     co_return fail(Errc::already_exists,
                    fmt::format("cannot listen on {}: it is in use", address.to_string()));
@@ -488,6 +494,7 @@ void SimNetwork::drop_host(const std::string& name, SimDeath death) {
   }
   for (SimListener* listener : listeners) listener->close();
   if (death == SimDeath::machine) core_->dead_machines.insert(name);
+  if (death == SimDeath::killed) core_->dead_processes.insert(name);
   for (const std::shared_ptr<SimPipe>& pipe : core_->live_pipes()) {
     if (pipe->to == name) pipe->stop_reading();
     if (pipe->from != name || pipe->broken) continue;
@@ -501,6 +508,7 @@ void SimNetwork::drop_host(const std::string& name, SimDeath death) {
 
 void SimNetwork::revive_host(const std::string& name) {
   core_->dead_machines.erase(name);
+  core_->dead_processes.erase(name);
   core_->rearm_all();
 }
 

@@ -24,6 +24,7 @@ struct SimLink {
 /// How a host goes.
 enum class SimDeath : std::uint8_t {
   process,  // its kernel resets the connections and refuses new ones
+  killed,   // the same, and what still runs of it in here can neither connect nor listen
   machine,  // silence, until it is up again; then the old connections are reset
 };
 
@@ -61,9 +62,10 @@ class SimNetwork {
   /// Each connection from `from` to `to` that is open now is reset when so many more bytes passed.
   void reset_after(const std::string& from, const std::string& to, std::uint64_t byte_count);
 
-  /// All streams and listeners of the host end now. process: it can listen again at once.
+  /// All streams and listeners of the host end now. process: it can listen again at once; killed,
+  /// machine: when it is revived.
   void drop_host(const std::string& name, SimDeath death);
-  /// After the death of the machine.
+  /// After a death.
   void revive_host(const std::string& name);
 
   /// Streams that are open at both ends, for tests.

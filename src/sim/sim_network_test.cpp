@@ -194,6 +194,16 @@ TEST_F(SimNetworkTest, HostsDieInTwoWays) {
   }
 }
 
+// Goal: what is left of a killed process reaches nobody until it is revived.
+TEST_F(SimNetworkTest, KilledProcessesConnectNoMore) {
+  const auto listener = sim_.run(network_.host("b").listen(kServer)).value();
+  network_.drop_host("a", SimDeath::killed);
+  EXPECT_EQ(sim_.run(a_.connect(kServer, in(seconds(1)))).code(), Errc::closed);
+  EXPECT_EQ(sim_.run(a_.listen(Address{Address::Kind::tcp, {}, "a", 7001})).code(), Errc::closed);
+  network_.revive_host("a");
+  EXPECT_TRUE(sim_.run(a_.connect(kServer, in(seconds(1)))).has_value());
+}
+
 TEST_F(SimNetworkTest, SlowLinksAreSlow) {
   connect();
   network_.set_link("a", "b", {milliseconds(10), milliseconds(10), 1'000'000});
