@@ -155,7 +155,7 @@ void SimCluster::cut_peer(std::size_t index, Death death) {
     network.drop_host(host.name, SimDeath::machine);
   } else {
     host.disk->kill();
-    network.drop_host(host.name, SimDeath::process);
+    network.drop_host(host.name, SimDeath::killed);
   }
   host.disk->set_detached(true);
 }
@@ -233,7 +233,7 @@ void SimCluster::end_client(std::size_t index, Death death) {
 void SimCluster::cut_client(std::size_t index) {
   clients_[index].host->process.set_stopped(false);
   clients_[index].host->kv->cut();
-  network.drop_host(clients_[index].host->name, SimDeath::process);
+  network.drop_host(clients_[index].host->name, SimDeath::killed);
 }
 
 Job SimCluster::unwind_client(std::size_t index) {

@@ -46,6 +46,29 @@ TEST(SimLeaseTest, PausedProcess) {
   }
 }
 
+Job open_and_note(VolumeManager& manager, Errc& outcome) {
+  outcome = (co_await manager.open("demo")).code();
+}
+
+// Goal: a client that is told to stop ends soon, also while it opens a volume and the metadata store
+// went away meanwhile (agro-sim seed 60 found it waiting for ever).
+TEST(SimLeaseTest, StopsWhileItOpensWithoutTheStore) {
+  set_log_sink({});
+  SimCluster cluster(1, {.lease_ttl = milliseconds(2000)});
+  ASSERT_TRUE(cluster.start().has_value());
+  cluster.network.set_default_link({milliseconds(100), milliseconds(100)});  // the lease ends first
+  Errc outcome = Errc::ok;
+  cluster.client_users(0).spawn(open_and_note(cluster.manager(), outcome));
+  cluster.loop.run_for(milliseconds(50));
+  cluster.client_kv().cut();
+  cluster.loop.run_for(seconds(20));
+  ASSERT_EQ(outcome, Errc::ok) << "it is to be under way still";
+  cluster.end_client(0, SimCluster::Death::stopped);
+  EXPECT_TRUE(cluster.loop.run_until(
+      [&] { return cluster.client_life(0) == SimCluster::Life::down; }, seconds(20)));
+  EXPECT_EQ(outcome, Errc::fenced);
+}
+
 /// The writer is cut off, from the metadata store alone or from everything, while another opens the
 /// volume; then it is back.
 void take_over(std::uint64_t seed, bool cut_from_peers) {

@@ -49,6 +49,12 @@ class VolumeManager::OwnLease final : public VolumeLease {
     told_under_ = lease;
   }
 
+  /// The lock is given up, whoever waits for it: so that an opening under way ends.
+  void abandon() {
+    lost_ = true;
+    changed_.notify_all();
+  }
+
   Task<AcquiredVolume> acquire(VolumeId volume) {
     volume_ = volume;
     AGRO_CO_TRY(lease_, co_await Lease::grant(env_, kv_, options_.lease_ttl));
@@ -345,6 +351,11 @@ Task<void> VolumeManager::stop() {
       // Front ends are giving their handles back; one that waits in a suspended volume never would.
       const bool in_use = attachment->handle_count > 0 && env_.clock.now() < deadline;
       if (attachment->state == Attachment::State::attached && !in_use) ready.push_back(attachment);
+      // An opening may wait for a metadata store that never comes back.
+      const bool opening = attachment->state == Attachment::State::attaching;
+      if (opening && attachment->lease != nullptr && env_.clock.now() >= deadline) {
+        attachment->lease->abandon();
+      }
     }
     for (const auto& attachment : ready) detaching.spawn(detach_and_tell(attachment, first));
     if (attachments_.empty()) break;
