@@ -1,10 +1,11 @@
-# make run | build | test | test-cluster | asan | tsan | fuzz | bench | clean      (README.md says more)
+# make run | build | test | test-cluster | sim | asan | tsan | fuzz | bench | clean      (README.md says more)
 BUILD ?= build
 DATA ?= agro-data
 SECONDS ?= 60
+MINUTES ?= 60
 JOBS ?= $(shell nproc)
 
-.PHONY: run build test test-cluster check asan tsan fuzz bench clean
+.PHONY: run build test test-cluster sim check asan tsan fuzz bench clean
 .DEFAULT_GOAL := build
 
 # A release of the four programs in build/bin/.
@@ -32,6 +33,14 @@ test-cluster:
 	@cmake -G Ninja -S . -B $(BUILD)/test -DAGRO_TESTS=ON >/dev/null
 	@cmake --build $(BUILD)/test -j $(JOBS) --target agro agroctl agroblock
 	@ctest --test-dir $(BUILD)/test --output-on-failure -L cluster --repeat until-pass:2
+
+# Random seeds of the simulator (docs/internals/simulation.md) on all cores for MINUTES; failing ones and their traces stay in
+# build/sim-failures.
+sim:
+	@tools/setup test
+	@cmake -G Ninja -S . -B $(BUILD)/test -DAGRO_TESTS=ON >/dev/null
+	@cmake --build $(BUILD)/test -j $(JOBS) --target agro-sim
+	@$(BUILD)/test/bin/agro-sim --minutes $(MINUTES) --jobs $(JOBS) --out $(BUILD)/sim-failures
 
 # The unit tests under sanitizers, built by clang, which also flags dropped co_await results.
 asan:

@@ -1,0 +1,109 @@
+// The faults of a scenario: what goes wrong, drawn from a weighted table, and what is put right again.
+//
+// Every fault has its repair, some time later; repair_everything() does them all at once. Only what
+// the cluster promises to survive is done to it: processes die and machines lose power as they like,
+// but what a disk holds durably is spoiled only where a good copy is left (docs/internals/simulation.md).
+// Threading: one loop.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "node/ring_change.hpp"
+#include "sim_cluster.hpp"
+#include "trace.hpp"
+
+namespace agro {
+
+class FaultInjector {
+ public:
+  /// Shape: `names` are of fault_names(); `client_died` is told before a client dies.
+  FaultInjector(SimCluster& cluster, Trace& trace, Random random, std::set<std::string> names,
+                std::function<void(std::size_t)> client_died);
+
+  /// All there are, in order of the table.
+  static std::vector<std::string> fault_names();
+
+  /// Something goes wrong.
+  void inject();
+  /// What is due is put right: processes started, networks healed.
+  void repair_due();
+  /// No fault lasts longer than now; processes are up soon after.
+  void repair_everything();
+  /// Peers that were part of the cluster ever; the others wait to join.
+  bool joined(std::size_t peer) const { return joined_.contains(peer); }
+  void set_joined(std::size_t peer) { joined_.insert(peer); }
+  /// Every process that should be is up. Empty, or what is missing.
+  std::string not_up() const;
+  /// How often each was injected.
+  const std::map<std::string, std::uint64_t>& counts() const { return counts_; }
+  /// Waits for ring changes under way.
+  bool is_idle() const { return jobs_.count() == 0; }
+
+ private:
+  struct Kind {
+    const char* name;
+    std::uint32_t weight;
+    bool (FaultInjector::*inject)();  // false: not possible now
+  };
+  struct Repair {
+    TimePoint at;
+    std::function<bool()> act;  // false: again later
+  };
+  static const std::vector<Kind>& table();
+
+  bool crash();
+  bool kill();
+  bool stop();
+  bool end_random_peer(SimCluster::Death death, const char* word);
+  bool client_crash();
+  bool client_stop();
+  bool blackout();
+  bool partition();
+  bool one_way();
+  bool isolate();
+  bool slow_link();
+  bool reset();
+  bool mds_down();
+  bool mds_flaky();
+  bool pause();
+  bool disk_errors();
+  bool disk_full();
+  bool join();
+  bool ring_remove();
+  bool ring_add();
+  bool ring_copies();
+  bool ring_weight();
+  bool work();
+
+  TimePoint now() { return cluster_.loop.clock().now(); }
+  TimePoint later(Duration most);
+  void repair_at(TimePoint at, std::function<bool()> act);
+  std::optional<std::size_t> random_peer(SimCluster::Life life);
+  std::string random_host();
+  std::vector<std::string> hosts() const;
+  void end_peer(std::size_t index, SimCluster::Death death, TimePoint up_again);
+  void end_client(std::size_t index, SimCluster::Death death, TimePoint up_again);
+  void change(RingChange change, const std::string& what);
+  Job change_job(RingChange change, std::string what);
+
+  SimCluster& cluster_;
+  Trace& trace_;
+  Random random_;
+  std::vector<const Kind*> kinds_;
+  std::uint32_t weight_sum_ = 0;
+  std::function<void(std::size_t)> client_died_;
+  std::set<std::size_t> joined_;
+  std::map<std::size_t, TimePoint> peer_up_at_;    // of those that are to be up
+  std::map<std::size_t, TimePoint> client_up_at_;
+  std::map<std::size_t, PeerId> peer_ids_;         // of peers that were up once
+  std::vector<Repair> repairs_;
+  std::map<std::string, std::uint64_t> counts_;
+  TaskGroup jobs_;
+};
+
+}  // namespace agro

@@ -1,0 +1,229 @@
+// The end of a scenario: faults stop, and what was promised must come true by itself, soon.
+#include <algorithm>
+
+#include "node/cluster_report.hpp"
+#include "ring/ring.hpp"
+#include "scenario.hpp"
+
+namespace agro {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+namespace {
+
+// How long what may take, in simulated time. Leases end, suspicions of peers go, gc has its cycles.
+constexpr Duration kAllUp = seconds(60);
+constexpr Duration kUsersGoOn = seconds(120);
+constexpr Duration kHealthy = seconds(240);
+constexpr Duration kReadable = seconds(60);
+constexpr Duration kSpaceBack = seconds(180);
+constexpr Duration kAllGone = seconds(120);
+constexpr std::uint64_t kOperationsWanted = 30;  // of each volume's users, to see that they go on
+
+// What volumes may take, of each copy: their INodes beside their data; and garbage beside what is
+// live, as the cleaner leaves it to an idle volume (block/volume_cleaner.cpp).
+constexpr std::uint64_t kInodeSize = 64 * 1024;
+constexpr std::uint64_t kBlockOverhead = 2 * 4096;  // extent table and checksums
+constexpr double kStoredPerLive = 1.3;
+constexpr std::uint64_t kSmallBlocks = 260;
+constexpr std::uint64_t kSmallBlockSize = 8192;
+constexpr std::uint64_t kSlackBlocks = 20;
+
+}  // namespace
+
+void Scenario::expect_within(Duration limit, const char* what,
+                             const std::function<std::string()>& problem) {
+  const TimePoint begun = cluster_->loop.clock().now();
+  while (!verdict_.failed()) {
+    faults_->repair_due();
+    const std::string found = problem();
+    const Duration taken = cluster_->loop.clock().now() - begun;
+    if (found.empty()) {
+      trace_->event("-", "{}, after {} ms", what,
+                    std::chrono::duration_cast<milliseconds>(taken).count());
+      return;
+    }
+    if (taken > limit) {
+      return fail(fmt::format("{} s after that was to be expected, not: {}; {}",
+                              std::chrono::duration_cast<seconds>(taken).count(), what, found));
+    }
+    cluster_->loop.run_for(milliseconds(500));
+  }
+}
+
+void Scenario::settle() {
+  faults_->repair_everything();
+  expect_within(kAllUp, "all processes are up", [this] { return faults_->not_up(); });
+  expect_users_go_on();
+  expect_healthy();
+  expect_all_readable();
+  expect_space_back();
+  expect_nothing_left();
+}
+
+void Scenario::attach_all() {
+  for (const auto& volume : volumes_) {
+    if (!volume->idle()) continue;
+    volume->attach(random_.below(SimCluster::kClientCount));
+  }
+}
+
+void Scenario::expect_users_go_on() {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> before;
+  for (const auto& volume : volumes_) {
+    before.emplace_back(volume->done_count(), volume->flush_count());
+  }
+  expect_within(kUsersGoOn, "users go on", [&]() -> std::string {
+    attach_all();
+    for (std::size_t index = 0; index < volumes_.size(); ++index) {
+      const VolumeUser& volume = *volumes_[index];
+      if (!volume.worker_client().has_value()) return "nobody works with " + volume.name();
+      if (volume.done_count() < before[index].first + kOperationsWanted) {
+        return volume.name() + " stands still";
+      }
+      if (volume.flush_count() == before[index].second) return volume.name() + " is not flushed";
+    }
+    return "";
+  });
+  for (const auto& volume : volumes_) volume->set_quiet(true);
+}
+
+/// What the report says is wrong.
+std::string Scenario::report_problem() {
+  Env& env = cluster_->client_env(0);
+  const Result<ClusterReport> report =
+      cluster_->loop.run(gather_cluster_report(env, cluster_->client_cluster(0)));
+  if (!report.has_value()) return report.error().to_string();
+  if (!report->healthy) return report->problems.front();
+  for (const ReportedVolume& volume : report->volumes) {
+    if (!volume.lock.has_value()) return "volume " + volume.volume.name + " is not open";
+  }
+  const auto positions = cluster_->loop.run(cluster_->metadata().positions());
+  if (!positions.has_value()) return positions.error().to_string();
+  for (const VolumePosition& position : *positions) {
+    if (position.degraded_copies.has_value()) {
+      return fmt::format("volume {} is recorded as degraded", position.volume.value);
+    }
+  }
+  return "";
+}
+
+/// A block that is not exactly where the ring wants it.
+std::string Scenario::misplaced() {
+  const Result<RingSpec> spec = cluster_->loop.run(cluster_->metadata().ring());
+  if (!spec.has_value()) return spec.error().to_string();
+  if (spec->kind == RingKind::union_) return "the ring is being changed";
+  const Result<std::shared_ptr<const Ring>> ring = make_ring(*spec);
+  if (!ring.has_value()) return ring.error().to_string();
+  std::map<BlockRef, std::set<PeerId>> holders;
+  for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
+    if (!cluster_->peer_runs(peer)) continue;
+    const PeerNode& node = cluster_->node(peer);
+    for (const BlockInfo& block : node.service()->store().list({})) {
+      holders[block.ref].insert(node.id());
+    }
+  }
+  std::vector<std::uint32_t> owners;
+  for (const auto& [ref, ids] : holders) {
+    (*ring)->owners(ref, owners);
+    std::set<PeerId> wanted;
+    for (const std::uint32_t owner : owners) wanted.insert((*ring)->members()[owner].id);
+    if (ids == wanted) continue;
+    std::size_t there = 0;
+    for (const PeerId& id : wanted) there += ids.count(id);
+    return fmt::format("block {} is on {} of its {} owners, and on {} others", ref.to_string(),
+                       there, wanted.size(), ids.size() - there);
+  }
+  return "";
+}
+
+void Scenario::expect_healthy() {
+  expect_within(kHealthy, "the cluster is healthy", [this] {
+    attach_all();
+    const std::string problem = misplaced();
+    return problem.empty() ? report_problem() : problem;
+  });
+}
+
+Job check_volume(VolumeUser& volume, std::string& problem) {
+  const Result<bool> checked = co_await volume.check_all();
+  if (!checked.has_value()) problem = volume.name() + ": " + checked.error().to_string();
+  if (checked.has_value() && !*checked) problem = volume.name() + " is not open";
+}
+
+void Scenario::expect_all_readable() {
+  expect_within(kReadable, "all volumes read right", [this] {
+    std::string problem;
+    for (const auto& volume : volumes_) {
+      AGRO_ASSERT(cluster_->loop.run_job(check_volume(*volume, problem)));
+    }
+    return problem;
+  });
+}
+
+/// Where more is stored than live data and its bookkeeping explain.
+std::string Scenario::space_problem() {
+  std::uint64_t wanted = 0;
+  const std::uint64_t slack =
+      kSlackBlocks * shape_.cluster.block_size + kSmallBlocks * kSmallBlockSize;
+  for (std::size_t client = 0; client < SimCluster::kClientCount; ++client) {
+    for (const VolumeManager::Attached& one : cluster_->client_manager(client).attached()) {
+      const double live = static_cast<double>(one.status.mapped_bytes) * kStoredPerLive;
+      if (one.status.stored_bytes > static_cast<std::uint64_t>(live) + slack) {
+        return fmt::format("{} stores {} bytes for {} live ones", one.name,
+                           one.status.stored_bytes, one.status.mapped_bytes);
+      }
+      wanted += one.status.copies * (one.status.stored_bytes +
+                                     one.status.block_count * kBlockOverhead + kInodeSize);
+    }
+  }
+  std::uint64_t stored = 0;
+  std::uint64_t inodes = 0;
+  for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
+    if (!cluster_->peer_runs(peer)) continue;
+    for (const BlockInfo& block : cluster_->node(peer).service()->store().list({})) {
+      stored += block.size;
+      if (block.ref.type == BlockType::inode) inodes += block.size;
+    }
+  }
+  if (stored <= wanted) return "";
+  return fmt::format("the peers store {} bytes, {} of them of INodes, the volumes know of {}", stored,
+                     inodes, wanted);
+}
+
+void Scenario::expect_space_back() {
+  expect_within(kSpaceBack, "the space that nobody needs is back",
+                [this] { return space_problem(); });
+}
+
+std::string Scenario::left_over() {
+  for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
+    if (!cluster_->peer_runs(peer)) continue;
+    const std::vector<BlockInfo> blocks = cluster_->node(peer).service()->store().list({});
+    if (blocks.empty()) continue;
+    return fmt::format("{} holds {} blocks, the first is {}", SimCluster::peer_name(peer),
+                       blocks.size(), blocks.front().ref.to_string());
+  }
+  const auto tombstones = cluster_->loop.run(cluster_->metadata().tombstones());
+  if (!tombstones.has_value()) return tombstones.error().to_string();
+  return tombstones->empty() ? "" : "there are tombstones";
+}
+
+void Scenario::expect_nothing_left() {
+  for (const auto& volume : volumes_) volume->detach();
+  std::set<std::string> there;
+  for (const auto& volume : volumes_) there.insert(volume->name());
+  expect_within(kAllGone, "all volumes are deleted", [&]() -> std::string {
+    for (const auto& volume : volumes_) {
+      if (!volume->idle()) return volume->name() + " is in use";
+      if (!there.contains(volume->name())) continue;
+      const auto deleted = cluster_->loop.run(cluster_->metadata().delete_volume(volume->name()));
+      if (!deleted.has_value()) return deleted.error().to_string();
+      there.erase(volume->name());
+    }
+    return left_over();
+  });
+}
+
+}  // namespace agro
