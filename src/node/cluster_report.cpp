@@ -8,6 +8,7 @@
 #include "base/parallel.hpp"
 #include "base/units.hpp"
 #include "blockset/blockset.hpp"
+#include "node/ring_change.hpp"
 
 namespace agro {
 namespace {
@@ -147,6 +148,15 @@ void judge(ClusterReport& report) {
   for (const ReportedPeer& peer : report.peers) {
     if (!peer.store.has_value() || !peer.in_ring || peer.store->available > 0) continue;
     report.problems.push_back(fmt::format("peer {} is full", peer.peer.record.id.to_string()));
+  }
+  for (const RingMember& member : target_of(report.view.ring).members) {
+    const auto peer = std::find_if(report.peers.begin(), report.peers.end(), [&](const auto& one) {
+      return one.peer.record.id == member.id && one.peer.record.size > 0;
+    });
+    if (peer == report.peers.end() || ring_member_of(peer->peer.record) == member) continue;
+    const std::string id = member.id.to_string();
+    report.problems.push_back(fmt::format("peer {} is in the ring with another size or other labels than "
+                                          "it has; 'agroctl peer add {}' takes them over", id, id));
   }
   for (const ReportedVolume& volume : report.volumes) {
     if (volume.copies <= well_count || volume.copies <= copies) continue;

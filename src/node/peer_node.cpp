@@ -158,6 +158,11 @@ Task<void> PeerNode::register_once() {
 }
 
 Task<void> PeerNode::join_ring() {
+  // A member stays what people made of it: its weight may be theirs.
+  AGRO_CO_TRY(const RingSpec ring, co_await metadata_.ring());
+  const std::vector<PeerId> members = ring_peers(target_of(ring));
+  joined_ = std::binary_search(members.begin(), members.end(), id_);
+  if (joined_) co_return Result<void>();
   RingChange change;
   change.kind = RingChangeKind::add;
   change.members.push_back(ring_member_of(record()));

@@ -39,13 +39,18 @@ bool is_alive(const ClusterView& view, const PeerId& id) {
 
 // --- what the target is to be -------------------------------------------------------------------
 
+/// One that is a member already gets its new size and labels.
 Result<void> add_members(const RingChange& change, RingSpec& target) {
   for (const RingMember& member : change.members) {
-    if (has_member(target, member.id)) {
+    const auto found = find_member(target, member.id);
+    if (found == target.members.end()) {
+      target.members.push_back(member);
+    } else if (*found != member) {
+      *found = member;
+    } else {
       return fail(Errc::already_exists,
                   fmt::format("peer {} is in the ring already", member.id.to_string()));
     }
-    target.members.push_back(member);
   }
   return {};
 }

@@ -15,7 +15,7 @@
 namespace agro {
 
 enum class RingChangeKind : std::uint8_t {
-  add,              // `members` come in, labels and all
+  add,              // `members` come in, labels and all; a member gets its new weight and labels
   remove,           // the peers of `members` go; their weights do not matter
   reweight,         // `members` get these weights
   set_replication,  // blocks get `replication` copies

@@ -103,6 +103,7 @@ TEST(RingChangeTest, ChangesAreUnions) {
   const std::vector<std::pair<RingChange, std::size_t>> cases = {
       {change_of(RingChangeKind::add, {labelled}), 5},
       {change_of(RingChangeKind::add, {member(5), member(6)}), 6},
+      {change_of(RingChangeKind::add, {member(2, 30)}), 4},
       {change_of(RingChangeKind::remove, {member(2)}), 3},
       {change_of(RingChangeKind::reweight, {member(2, 30)}), 4},
       {copies_of(3), 4},
@@ -125,7 +126,7 @@ TEST(RingChangeTest, ChangesAreUnions) {
   const RingSpec joined = plan(view, cases[0].first);
   EXPECT_EQ(target_of(joined).members[4].labels.zone, "z");
   EXPECT_EQ(target_of(joined).members[4].weight, 30U);
-  EXPECT_EQ(target_of(plan(view, cases[3].first)).members[1].weight, 30U);
+  EXPECT_EQ(target_of(plan(view, cases[4].first)).members[1].weight, 30U);
 }
 
 // Goal: a change on top of a change adds a part, up to eight; plans look at the target.
