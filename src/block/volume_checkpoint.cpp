@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/log.hpp"
+#include "base/mutant.hpp"
 #include "block/volume.hpp"
 
 namespace agro {
@@ -34,6 +35,7 @@ Task<void> Volume::checkpoint_locked() {
   const std::uint64_t covered = last_sequence_;
   const std::vector<BlockRef> dead = map_.take_dead(id_);
   doomed_.insert(doomed_.end(), dead.begin(), dead.end());
+  if (AGRO_MUTANT(kFreedBeforeCommit)) delete_blocks(std::exchange(doomed_, {}));
   for (const PageKey key : inode_.pages_to_move()) map_.mark_dirty(key);
   map_.begin_checkpoint();
   log_bytes_ = 0;

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "base/log.hpp"
+#include "base/mutant.hpp"
 #include "base/parallel.hpp"
 #include "block/volume.hpp"
 
@@ -46,6 +47,7 @@ Task<void> Volume::store_block(BlockRef ref, SharedBytes block, WriteOptions opt
   while (true) {
     AGRO_CO_TRY(const std::uint32_t copies, co_await blockset_->write(ref, block, options));
     if (copies >= blockset_->copy_count()) co_return Result<void>();
+    if (AGRO_MUTANT(kFewerCopiesSucceed)) co_return Result<void>();
     if (recorded_copies_ != 0 && recorded_copies_ <= copies) {
       // No await from here to the acknowledgment.
       ++thin_count_;

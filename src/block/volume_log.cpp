@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/log.hpp"
+#include "base/mutant.hpp"
 #include "block/volume.hpp"
 
 namespace agro {
@@ -235,6 +236,7 @@ void Volume::block_is_durable(std::uint64_t sequence) {
   InFlight& block = in_flight_[sequence - in_flight_.front().sequence];
   AGRO_ASSERT(block.sequence == sequence);
   block.durable = true;
+  if (AGRO_MUTANT(kAckOutOfOrder)) durable_sequence_ = std::max(durable_sequence_, sequence);
   map_.set_durable(block.id);
   resident_[block.id] = nullptr;
   block.buffer.reset();

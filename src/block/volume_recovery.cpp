@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "base/log.hpp"
+#include "base/mutant.hpp"
 #include "base/parallel.hpp"
 #include "block/volume.hpp"
 
@@ -55,7 +56,7 @@ std::uint32_t Volume::sure_copies() const {
 
 /// Refuses to go on when members are missing that may hold all copies of something flushed.
 Result<void> Volume::check_missing(const std::vector<PeerId>& missing) const {
-  if (missing.size() < sure_copies()) return {};
+  if (missing.size() < sure_copies() || AGRO_MUTANT(kTooManyMissing)) return {};
   std::string names;
   for (const PeerId& id : missing) names += (names.empty() ? "" : ", ") + id.to_string();
   const std::string text = fmt::format(
@@ -85,7 +86,8 @@ Task<std::vector<BlockRef>> Volume::replay_log(LogHead head, Reached fenced) {
   AGRO_CO_TRY_OK(check_missing(missing));
   std::size_t run = 0;
   while (run < listing.entries.size() &&
-         listing.entries[run].ref.index == head.sequence + 1 + run) {
+         (listing.entries[run].ref.index == head.sequence + 1 + run ||
+          AGRO_MUTANT(kReplayPastGap))) {
     ++run;
   }
   for (std::size_t begin = 0; begin < run; begin += kReplayAtOnce) {
@@ -131,11 +133,13 @@ Result<void> Volume::apply_segment(const BlockRef& ref, std::uint32_t size, Cons
   if (!view) return fail(with_context(std::move(view).error(), "block " + ref.to_string()));
   const BlockId id = map_.add_open_block(ref.epoch);
   for (const SegmentExtent& extent : view->extents) {
+    const auto kind = static_cast<ExtentKind>(extent.kind);
+    if (AGRO_MUTANT(kTrimNotReplayed) && kind != ExtentKind::data) continue;
     if (extent.lba + extent.count > map_.map().sector_count()) {
       return fail(Errc::corrupt, fmt::format("block {}: an extent beyond the volume's end",
                                              ref.to_string()));
     }
-    switch (static_cast<ExtentKind>(extent.kind)) {
+    switch (kind) {
       case ExtentKind::data: map_.assign(extent.lba, extent.count, id, extent.sector); break;
       case ExtentKind::hole: map_.assign(extent.lba, extent.count, kHoleBlock, 0); break;
       case ExtentKind::zero: map_.assign(extent.lba, extent.count, kZeroBlock, 0); break;

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "base/log.hpp"
+#include "base/mutant.hpp"
 #include "blockset/crc.hpp"
 #include "distributor/distributor_ops.hpp"
 
@@ -96,6 +97,7 @@ Task<void> Distributor::read_attempt(ReadOp& op, PeerPtr state, TimePoint deadli
   }
   std::vector<std::uint32_t> page_crcs;
   AGRO_CO_TRY_OK(co_await state->peer->read(op.ref, op.offset, op.out, &page_crcs, deadline));
+  if (AGRO_MUTANT(kBadChecksumReturned)) co_return Result<void>();
   if (!op.check->verify(op.ref, op.offset, op.out, page_crcs)) {
     co_return fail(Errc::corrupt, "the pages do not verify");
   }
@@ -154,6 +156,7 @@ Task<void> Distributor::ask_candidates(ReadOp& op, bool patient_only) {
         op.slow.push_back(state);
       } else if (read.code() == Errc::corrupt || read.code() == Errc::io_error) {
         if (read.code() == Errc::corrupt) corrupt_replicas_.add();
+        if (AGRO_MUTANT(kNoOtherReplica)) co_return fail(read.error());
         log_warning("peer {}: block {}: {}", state->peer->id().to_string(), op.ref.to_string(),
                     read.error().to_string());
         op.bad.push_back(state);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/log.hpp"
+#include "base/mutant.hpp"
 #include "distributor/distributor_ops.hpp"
 
 namespace agro {
@@ -49,6 +50,7 @@ Job Distributor::write_attempt(std::shared_ptr<WriteOp> op, std::size_t index) {
       op->stale_ring = true;
       break;
     default:
+      if (AGRO_MUTANT(kFlushWithoutReplica)) ++op->durable_count;
       log_debug("peer {}: write {}: {}", state->peer->id().to_string(), op->request.ref.to_string(),
                 written.error().to_string());
   }

@@ -6,6 +6,7 @@
 
 #include "base/crc32c.hpp"
 #include "base/log.hpp"
+#include "base/mutant.hpp"
 #include "storage/mmap_store_impl.hpp"
 
 namespace agro {
@@ -37,6 +38,7 @@ MmapStore::MmapStore(Env& env, StoreOptions options, std::unique_ptr<File> file,
       put_latency_(operation_latency(env.metrics, "put")),
       sync_latency_(operation_latency(env.metrics, "sync")),
       tasks_(env.executor) {
+  if (AGRO_MUTANT(kFenceForgotten)) return;
   for (const auto& [volume, epoch] : recovered.fences) fences_[volume] = {epoch, epoch};
 }
 
@@ -85,6 +87,7 @@ Error MmapStore::poison(Error error) {
 }
 
 Result<void> MmapStore::check_fence(const BlockRef& ref, bool repair) const {
+  if (AGRO_MUTANT(kEpochUnchecked)) return {};
   const auto found = fences_.find(ref.volume);
   if (found == fences_.end() || ref.epoch >= found->second.wanted) return {};
   // Copies of what was acknowledged long ago are welcome, unless the volume is deleted.
@@ -152,7 +155,8 @@ Task<void> MmapStore::store_own_slot(BlockRef ref, SharedBytes bytes, bool reser
   std::vector<std::shared_ptr<AlignedBuffer>> tail;
   std::vector<ConstBytes> parts = whole_pages(bytes, page_pool_, tail);
   bytes_written_ += round_up(bytes.size(), kPageSize);
-  Result<void> written = co_await file_->write(offset_of(*slot), std::move(parts));
+  Result<void> written;
+  if (!AGRO_MUTANT(kIndexBeforeData)) written = co_await file_->write(offset_of(*slot), parts);
   if (!written.has_value()) co_return fail(poison(std::move(written).error()));
   Entry entry;
   entry.record.kind = RecordKind::put_slot;
@@ -165,6 +169,7 @@ Task<void> MmapStore::store_own_slot(BlockRef ref, SharedBytes bytes, bool reser
   const std::shared_ptr<Completion> completion = entry.completion;
   enqueue(std::move(entry));
   Result<void> result = co_await await_completion(completion);
+  if (AGRO_MUTANT(kIndexBeforeData) && result) result = co_await file_->write(offset_of(*slot), parts);
   // Refused by a fence: no record names the slot. After an I/O error one may.
   if (!result.has_value() && !failed_.has_value()) slots_.set_use(*slot, SlotUse::free);
   co_return result;

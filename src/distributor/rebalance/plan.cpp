@@ -1,5 +1,7 @@
 #include "distributor/rebalance/plan.hpp"
 
+#include "base/mutant.hpp"
+
 namespace agro {
 namespace {
 
@@ -31,6 +33,7 @@ BlockPlan plan_block(std::span<const AskedPeer> asked, std::uint32_t attempt, bo
     if (peer.holding == Holding::missing) plan.push_to.push_back(index);
   }
   plan.settled = plan.push_to.empty() && !any_silent;
+  if (AGRO_MUTANT(kGivenUpUnconfirmed)) all_present = true;
   plan.give_up = !is_owner && all_present && covered;
   if (attempt < kPatience * holders_before_self) plan.push_to.clear();
   return plan;
