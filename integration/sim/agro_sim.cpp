@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "base/mutant.hpp"
 #include "scenario.hpp"
 
 namespace agro {
@@ -27,6 +28,8 @@ struct Options {
   double minutes = 0;
   std::string out;
   unsigned seed_seconds = 120;
+  bool first_failure = false;
+  int mutant = 0;
 };
 
 /// What all seeds add up to.
@@ -128,6 +131,7 @@ void work(const Options& options, std::uint64_t begin, std::uint64_t end, int pi
     if (!result.problem.empty()) {
       fmt::print("FAILED {}\n", result.problem);
       std::fflush(stdout);
+      if (options.first_failure) end = seed + 1;
     }
     const std::string line = encode(seed, result);
     if (write(pipe, line.data(), line.size()) != static_cast<ssize_t>(line.size())) _exit(2);
@@ -168,6 +172,7 @@ bool read_some(Worker& worker, Totals& totals, const Options& options) {
   close(worker.pipe);
   worker.pipe = -1;
   if (worker.next >= worker.end) return true;
+  if (options.first_failure && !totals.failed.empty()) return true;  // it stopped at its own
   fmt::print("FAILED seed {}: the simulator {}\n", worker.next,
              WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM
                  ? fmt::format("did not end within {} s", options.seed_seconds)
@@ -209,6 +214,7 @@ class Dispatcher {
   void start_next() {
     const std::uint64_t limit =
         options_.minutes > 0 ? UINT64_MAX : options_.seed + options_.seeds;
+    if (options_.first_failure && !totals_.failed.empty()) return;
     const std::chrono::duration<double, std::ratio<60>> minutes =
         std::chrono::steady_clock::now() - begun_;
     if (next_ >= limit || (options_.minutes > 0 && minutes.count() >= options_.minutes)) return;
@@ -293,6 +299,11 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--minutes", options.minutes, "seeds from a random one on, or --seed, for so long")
       ->check(CLI::PositiveNumber);
   app.add_option("--out", options.out, "a directory for the traces of failing seeds");
+  app.add_flag("--first-failure", options.first_failure, "of several seeds: none after one that failed");
+  app.add_option("--mutant", options.mutant,
+                 "re-create the failing of this number (docs/internals/mutants.md); needs a build with "
+                 "-DAGRO_MUTANTS=ON")
+      ->check(CLI::Range(1, static_cast<int>(kMutants.size())));
   app.add_option("--seed-seconds", options.seed_seconds,
                  "a seed that takes longer has failed (default 120)")
       ->check(CLI::PositiveNumber);
@@ -305,6 +316,10 @@ int main_program(int argc, char** argv) {
                "the same seed gives the same run"};
   add_options(app, options);
   CLI11_PARSE(app, argc, argv);
+  if (options.mutant != 0 && !kHasMutants) {
+    throw std::runtime_error("this build has no mutants: make mutants, or cmake -DAGRO_MUTANTS=ON");
+  }
+  choose_mutant(static_cast<Mutant>(options.mutant));
   if (options.minutes > 0 && app.count("--seed") == 0) {
     options.seed = Random::from_os().below(1'000'000'000);
     fmt::print("from seed {} on\n", options.seed);
