@@ -80,7 +80,8 @@ std::string ScenarioShape::to_string() const {
       s(cluster.background.rebalance.look_every), s(cluster.background.down_out), fault_one_in);
 }
 
-Scenario::Scenario(ScenarioOptions options) : options_(std::move(options)), random_(options_.seed) {}
+Scenario::Scenario(ScenarioOptions options) : options_(std::move(options)), random_(options_.seed),
+      probe_random_(options_.seed + 1) {}
 
 ScenarioResult Scenario::run() {
   Random shape_random = random_.fork();
@@ -132,6 +133,8 @@ Result<void> Scenario::set_up() {
       *cluster_, *trace_, random_.fork(), options_.faults, [this](std::size_t client) {
         for (const auto& volume : volumes_) volume->client_died(client);
       });
+  fences_ = std::make_unique<FenceOracle>(*cluster_);
+  cluster_->peer_is_up = [this](std::size_t) { check_fences(); };
   for (std::size_t peer = 0; peer < shape_.cluster.started_count; ++peer) {
     faults_->set_joined(peer);
   }
@@ -142,8 +145,15 @@ void Scenario::live() {
   for (tick_ = 0; tick_ < options_.ticks && !verdict_.failed(); ++tick_) tick();
 }
 
+void Scenario::check_fences() {
+  const std::string problem = fences_->check();
+  if (!problem.empty()) fail(problem);
+}
+
 void Scenario::tick() {
   cluster_->loop.run_for(std::chrono::microseconds(20'000 + random_.below(160'000)));
+  check_fences();
+  if (probe_random_.chance(1, 10)) fences_->probe(probe_random_);
   faults_->repair_due();
   if (random_.chance(1, shape_.fault_one_in)) faults_->inject();
   drive_volumes();

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "faults.hpp"
+#include "fence_oracle.hpp"
 #include "volume_user.hpp"
 
 namespace agro {
@@ -67,6 +68,7 @@ class Scenario {
   std::string misplaced();
   std::string space_problem();
   std::string left_over();
+  void check_fences();
   void fail(std::string text) { verdict_.fail(std::move(text)); }
 
   ScenarioOptions options_;
@@ -77,6 +79,8 @@ class Scenario {
   Verdict verdict_;
   std::vector<std::unique_ptr<VolumeUser>> volumes_;
   std::unique_ptr<FaultInjector> faults_;
+  std::unique_ptr<FenceOracle> fences_;
+  Random probe_random_;
   std::uint32_t next_tag_ = 1;
   std::uint64_t tick_ = 0;
 };

@@ -133,6 +133,7 @@ Job SimCluster::run_peer(std::size_t index) {
     co_await unwind_peer(index);
   } else {
     host.life = Life::up;
+    if (peer_is_up) peer_is_up(index);
   }
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -101,6 +102,10 @@ class SimCluster {
   }
   HostClock& peer_clock(std::size_t index) { return hosts_[index]->clock; }
   HostClock& client_clock(std::size_t index) { return clients_[index].host->clock; }
+  /// Called when a peer is up, before anything else happens.
+  std::function<void(std::size_t index)> peer_is_up;
+  /// Jobs that run as parts of a peer's process, and end before its next life.
+  TaskGroup& peer_group(std::size_t index) { return hosts_[index]->lives; }
   static std::string client_name(std::size_t index) { return index == 0 ? "client" : "other"; }
   static std::string peer_name(std::size_t index) { return "peer-" + std::to_string(index); }
 
