@@ -109,6 +109,7 @@ ScenarioResult Scenario::run() {
     }
   }
   trace_->event("-", "the end: {} operations, {} flushes", result.operations, result.flushes);
+  trace_->stop();
   cluster_.reset();
   return result;
 }

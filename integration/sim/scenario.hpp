@@ -64,6 +64,7 @@ class Scenario {
   /// Runs until `problem` says nothing more; a failure when that takes longer than `limit`.
   void expect_within(Duration limit, const char* what, const std::function<std::string()>& problem);
   void attach_all();
+  void tell_state();
   std::string report_problem();
   std::string misplaced();
   std::string space_problem();

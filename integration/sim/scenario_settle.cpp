@@ -45,10 +45,35 @@ void Scenario::expect_within(Duration limit, const char* what,
       return;
     }
     if (taken > limit) {
+      tell_state();
       return fail(fmt::format("{} s after that was to be expected, not: {}; {}",
                               std::chrono::duration_cast<seconds>(taken).count(), what, found));
     }
     cluster_->loop.run_for(milliseconds(500));
+  }
+}
+
+/// For people who look for the reason.
+void Scenario::tell_state() {
+  for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
+    if (!cluster_->peer_runs(peer)) continue;
+    const PeerNode& node = cluster_->node(peer);
+    const PeerReport report = node.service()->report();
+    trace_->event(SimCluster::peer_name(peer),
+                  "peer {}: ring {}, registered {}, holds {} blocks; rebalance: settled {}, left {}, "
+                  "{}; scrub: bad {}, lost {}, {}; gc: condemned {}, {}",
+                  node.id().to_string(), report.ring_version, node.registered(),
+                  node.service()->store().list({}).size(), report.rebalance.settled_version,
+                  report.rebalance.blocks_left, report.rebalance.problem, report.scrub.bad_blocks,
+                  report.scrub.lost_blocks, report.scrub.problem, report.gc.condemned_blocks,
+                  report.gc.problem);
+  }
+  const auto view = cluster_->loop.run(cluster_->metadata().view());
+  if (!view.has_value()) return;
+  trace_->event("-", "ring {}: {} parts", view->ring.version, view->ring.parts.size());
+  for (const PeerView& peer : view->peers) {
+    trace_->event("-", "peer {}: alive {}, settled {}", peer.record.id.to_string(), peer.alive,
+                  peer.settled_version);
   }
 }
 

@@ -36,6 +36,8 @@ class Trace {
   void detail(std::string_view host, fmt::format_string<Args...> format, Args&&... args) {
     if (wants(Level::all)) line(host, fmt::format(format, std::forward<Args>(args)...));
   }
+  /// What still happens is of no interest.
+  void stop() { level_ = Level::none; }
   void line(std::string_view host, std::string_view text);
 
  private:
