@@ -15,6 +15,7 @@ namespace {
 
 constexpr const char* kStoreFile = "/data/blocks";
 constexpr Duration kTryAgain = milliseconds(500);
+constexpr SimDiskOptions kGoodDisk{std::chrono::microseconds(20), std::chrono::microseconds(400)};
 
 }  // namespace
 
@@ -34,8 +35,12 @@ const std::vector<FaultInjector::Kind>& FaultInjector::table() {
       {"mds-down", 5, &FaultInjector::mds_down},
       {"mds-flaky", 4, &FaultInjector::mds_flaky},
       {"pause", 2, &FaultInjector::pause},
+      {"freeze", 6, &FaultInjector::freeze},
       {"disk-errors", 4, &FaultInjector::disk_errors},
       {"disk-full", 2, &FaultInjector::disk_full},
+      {"disk-slow", 3, &FaultInjector::disk_slow},
+      {"disk-mishaps", 4, &FaultInjector::disk_mishaps},
+      {"rot", 6, &FaultInjector::rot},
       {"join", 4, &FaultInjector::join},
       {"ring-remove", 3, &FaultInjector::ring_remove},
       {"ring-add", 3, &FaultInjector::ring_add},
@@ -53,9 +58,10 @@ std::vector<std::string> FaultInjector::fault_names() {
 }
 
 FaultInjector::FaultInjector(SimCluster& cluster, Trace& trace, Random random,
-                             std::set<std::string> names,
+                             std::set<std::string> names, std::uint32_t copies,
                              std::function<void(std::size_t)> client_died)
     : cluster_(cluster), trace_(trace), random_(random), client_died_(std::move(client_died)),
+      lowest_copies_(copies),
       jobs_(cluster.loop.executor()) {
   for (const Kind& kind : table()) {
     if (!names.contains(kind.name)) continue;
@@ -66,6 +72,8 @@ FaultInjector::FaultInjector(SimCluster& cluster, Trace& trace, Random random,
 
 void FaultInjector::inject() {
   if (kinds_.empty()) return;
+  // Between any two steps of anybody.
+  if (random_.chance(1, 2)) cluster_.loop.run_steps(random_.below(300), milliseconds(50));
   std::uint64_t at = random_.below(weight_sum_);
   for (const Kind* kind : kinds_) {
     if (at < kind->weight) {
@@ -152,6 +160,7 @@ std::optional<std::size_t> FaultInjector::random_peer(Life life) {
 }
 
 void FaultInjector::end_peer(std::size_t index, Death death, TimePoint up_again) {
+  cluster_.disk(index).set_faults({});
   cluster_.end_peer(index, death);
   peer_up_at_[index] = up_again;
 }
@@ -216,6 +225,39 @@ bool FaultInjector::pause() {
   SimClock& clock = cluster_.loop.clock();
   clock.advance_to(clock.now() + duration);
   return true;
+}
+
+bool FaultInjector::freeze_peer(std::size_t index, Duration duration) {
+  if (cluster_.peer_life(index) != Life::up || cluster_.peer_is_frozen(index)) return false;
+  trace_.event(SimCluster::peer_name(index), "is frozen");
+  cluster_.freeze_peer(index, true);
+  repair_at(now() + duration, [this, index] {
+    trace_.event(SimCluster::peer_name(index), "goes on");
+    cluster_.freeze_peer(index, false);
+    return true;
+  });
+  return true;
+}
+
+bool FaultInjector::freeze_client(std::size_t index, Duration duration) {
+  if (cluster_.client_life(index) != Life::up || cluster_.client_is_frozen(index)) return false;
+  trace_.event(SimCluster::client_name(index), "is frozen");
+  cluster_.freeze_client(index, true);
+  repair_at(now() + duration, [this, index] {
+    trace_.event(SimCluster::client_name(index), "goes on");
+    cluster_.freeze_client(index, false);
+    return true;
+  });
+  return true;
+}
+
+bool FaultInjector::freeze() {
+  const Duration duration = later(seconds(30)) - now();
+  if (random_.chance(1, 2)) {
+    return freeze_client(random_.below(SimCluster::kClientCount), duration);
+  }
+  const std::optional<std::size_t> peer = random_peer(Life::up);
+  return peer.has_value() && freeze_peer(*peer, duration);
 }
 
 // --- the network ----------------------------------------------------------------------------------
@@ -392,17 +434,108 @@ bool FaultInjector::disk_full() {
   if (!peer.has_value()) return false;
   SimDisk& disk = cluster_.disk(*peer);
   const std::uint64_t size = disk.exists(kStoreFile) ? disk.size_of(kStoreFile) : 0;
-  SimDiskOptions options{std::chrono::microseconds(20), std::chrono::microseconds(400)};
+  SimDiskOptions options = kGoodDisk;
   options.capacity = size + random_.below(512 * 1024);
   trace_.event(SimCluster::peer_name(*peer), "its disk is full at {} bytes", options.capacity);
   disk.set_options(options);
   repair_at(later(seconds(20)), [this, index = *peer] {
     trace_.event(SimCluster::peer_name(index), "its disk has room");
-    cluster_.disk(index).set_options(
-        {std::chrono::microseconds(20), std::chrono::microseconds(400)});
+    cluster_.disk(index).set_options(kGoodDisk);
     if (cluster_.peer_life(index) == Life::up) end_peer(index, Death::killed, now());
     return true;
   });
+  return true;
+}
+
+bool FaultInjector::disk_slow() {
+  const std::optional<std::size_t> peer = random_peer(Life::up);
+  if (!peer.has_value()) return false;
+  SimDisk& disk = cluster_.disk(*peer);
+  if (random_.chance(1, 3)) {
+    const Duration duration = milliseconds(random_.below(4000));
+    trace_.event(SimCluster::peer_name(*peer), "its disk stalls for {} ms",
+                 std::chrono::duration_cast<milliseconds>(duration).count());
+    disk.stall_for(duration);
+    return true;
+  }
+  SimDiskOptions options = kGoodDisk;
+  options.slowness = static_cast<std::uint32_t>(10 + random_.below(1000));
+  trace_.event(SimCluster::peer_name(*peer), "its disk is {} times as slow", options.slowness);
+  disk.set_options(options);
+  repair_at(later(seconds(10)), [this, index = *peer] {
+    trace_.event(SimCluster::peer_name(index), "its disk is quick");
+    cluster_.disk(index).set_options(kGoodDisk);
+    return true;
+  });
+  return true;
+}
+
+/// Reads that fail once, or bring what was not asked for; only while the peer is up: what a store
+/// reads when it opens decides what it holds.
+bool FaultInjector::disk_mishaps() {
+  const std::optional<std::size_t> peer = random_peer(Life::up);
+  if (!peer.has_value()) return false;
+  SimDiskFaults faults;
+  const std::uint64_t most = random_.chance(1, 2) ? 20'000 : 400'000;
+  faults.read_error_ppm = static_cast<std::uint32_t>(random_.below(most));
+  faults.misdirected_read_ppm = static_cast<std::uint32_t>(random_.below(most));
+  faults.stale_read_ppm = static_cast<std::uint32_t>(random_.below(most));
+  trace_.event(SimCluster::peer_name(*peer), "its disk misreads: {} fail, {} misdirected, {} stale ppm",
+               faults.read_error_ppm, faults.misdirected_read_ppm, faults.stale_read_ppm);
+  cluster_.disk(*peer).set_faults(faults);
+  repair_at(later(seconds(20)), [this, index = *peer] {
+    trace_.event(SimCluster::peer_name(index), "its disk reads well");
+    cluster_.disk(index).set_faults({});
+    return true;
+  });
+  return true;
+}
+
+/// Another peer that is up holds the block, and that copy was never spoiled.
+bool FaultInjector::has_good_copy_elsewhere(std::size_t peer, const BlockRef& ref) {
+  const std::set<std::size_t>& bad = rotten_[ref];
+  for (const std::size_t other : joined_) {
+    if (other == peer || bad.contains(other) || cluster_.peer_life(other) != Life::up) continue;
+    if (cluster_.node(other).service()->store().find(ref).has_value()) return true;
+  }
+  return false;
+}
+
+Task<std::string> FaultInjector::read_block(std::size_t peer, BlockInfo block) {
+  std::string bytes(block.size, '\0');
+  AGRO_CO_TRY_OK(co_await cluster_.node(peer).service()->store().read(
+      block.ref, 0, std::as_writable_bytes(std::span(bytes))));
+  co_return bytes;
+}
+
+/// A bit of a block is flipped where the disk holds it. A block is found by its last page, whose
+/// checksums are salted with its name. Copies that rot stay bad in our book, also when repaired: so
+/// at least one copy of each block never was touched.
+bool FaultInjector::rot() {
+  const std::optional<std::size_t> peer = random_peer(Life::up);
+  if (!peer.has_value() || cluster_.peer_is_frozen(*peer) || lowest_copies_ < 2) return false;
+  const std::vector<BlockInfo> blocks = cluster_.node(*peer).service()->store().list({});
+  if (blocks.empty()) return false;
+  const BlockInfo block = blocks[random_.below(blocks.size())];
+  if (!has_good_copy_elsewhere(*peer, block.ref)) return false;
+  const auto fresh = [this, peer] { return cluster_.peer_life(*peer) == Life::up; };
+  const Result<std::string> bytes = cluster_.loop.run(read_block(*peer, block), seconds(1));
+  if (!bytes.has_value() || !fresh() || !has_good_copy_elsewhere(*peer, block.ref)) return false;
+  SimDisk& disk = cluster_.disk(*peer);
+  const std::uint64_t offset = random_.below(block.size);
+  const std::string last = bytes->substr(block.size - kPageSize);
+  bool found = false;
+  for (std::uint64_t end = block.size; end <= disk.size_of(kStoreFile); end += kPageSize) {
+    // The last page may also be left in dead space, with something else before it.
+    if (disk.contents(kStoreFile, end - kPageSize, kPageSize) != last) continue;
+    if (disk.contents(kStoreFile, end - block.size, block.size) != *bytes) continue;
+    disk.rot(kStoreFile, end - block.size + offset, std::byte(1U << random_.below(8)));
+    found = true;
+  }
+  if (!found) return false;
+  rotten_[block.ref].insert(*peer);
+  trace_.event(SimCluster::peer_name(*peer), "byte {} of block {} rots", offset,
+               block.ref.to_string());
   return true;
 }
 
@@ -457,6 +590,9 @@ bool FaultInjector::ring_copies() {
   RingChange wanted;
   wanted.kind = RingChangeKind::set_replication;
   wanted.replication = static_cast<std::uint32_t>(1 + random_.below(3));
+  // With one copy wanted, one that has rotted may be the one that is kept.
+  if (wanted.replication == 1 && !rotten_.empty()) return false;
+  lowest_copies_ = std::min(lowest_copies_, wanted.replication);
   change(wanted, fmt::format("{} copies", wanted.replication));
   return true;
 }

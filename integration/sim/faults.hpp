@@ -23,7 +23,7 @@ class FaultInjector {
  public:
   /// Shape: `names` are of fault_names(); `client_died` is told before a client dies.
   FaultInjector(SimCluster& cluster, Trace& trace, Random random, std::set<std::string> names,
-                std::function<void(std::size_t)> client_died);
+                std::uint32_t copies, std::function<void(std::size_t)> client_died);
 
   /// All there are, in order of the table.
   static std::vector<std::string> fault_names();
@@ -71,8 +71,16 @@ class FaultInjector {
   bool mds_down();
   bool mds_flaky();
   bool pause();
+  bool freeze();
+  bool freeze_peer(std::size_t index, Duration duration);
+  bool freeze_client(std::size_t index, Duration duration);
   bool disk_errors();
   bool disk_full();
+  bool disk_slow();
+  bool disk_mishaps();
+  bool rot();
+  Task<std::string> read_block(std::size_t peer, BlockInfo block);
+  bool has_good_copy_elsewhere(std::size_t peer, const BlockRef& ref);
   bool join();
   bool ring_remove();
   bool ring_add();
@@ -101,6 +109,8 @@ class FaultInjector {
   std::map<std::size_t, TimePoint> peer_up_at_;    // of those that are to be up
   std::map<std::size_t, TimePoint> client_up_at_;
   std::map<std::size_t, PeerId> peer_ids_;         // of peers that were up once
+  std::uint32_t lowest_copies_;  // that were ever wanted
+  std::map<BlockRef, std::set<std::size_t>> rotten_;  // on which peers
   std::vector<Repair> repairs_;
   std::map<std::string, std::uint64_t> counts_;
   TaskGroup jobs_;

@@ -49,6 +49,9 @@ ScenarioShape draw_shape(Random& random) {
                            ? static_cast<std::uint32_t>(1 + random.below(cluster.replication)) : 0;
   cluster.lease_ttl = milliseconds(one_of(random, {2000, 3000, 5000, 10000}));
   cluster.background = draw_background(random);
+  // Leases allow for clocks that differ by 2 %.
+  cluster.clock_drift_ppm_max = one_of<std::uint32_t>(random, {0, 0, 200, 5000, 5000, 9000, 100000});
+  cluster.unix_offset_max = milliseconds(one_of(random, {0, 500, 20000}));
   for (std::uint64_t left = 1 + random.below(3); left > 0; --left) {
     shape.volume_sizes.push_back((1 + random.below(24)) * 64 * 1024 +
                                  random.below(16) * 4096);
@@ -58,6 +61,7 @@ ScenarioShape draw_shape(Random& random) {
   users.think_max = milliseconds(one_of(random, {8, 40, 150, 400}));
   users.hot_units = one_of<std::uint64_t>(random, {16, 128, 1024});
   users.flush_percent = one_of<std::uint64_t>(random, {3, 12, 30});
+  users.clocks_are_bad = cluster.clock_drift_ppm_max > 10000;
   users.large_percent = one_of<std::uint64_t>(random, {1, 5});
   shape.fault_one_in = one_of<std::uint64_t>(random, {4, 12, 30});
   return shape;
@@ -71,12 +75,12 @@ std::string ScenarioShape::to_string() const {
   };
   return fmt::format(
       "{} of {} peers, {} copies (at least {}), {} ring, blocks of {}K, leases {} s, volumes{}; {} "
-      "workers that think up to {} s, {}% flushes; gc {} s, scrub {} s, looks {} s, down-out {} s; a "
+      "workers that think up to {} s, {}% flushes; clocks off by {} ppm; gc {} s, scrub {} s, looks {} s, down-out {} s; a "
       "fault in {} ticks",
       cluster.started_count, cluster.peer_count, cluster.replication, cluster.min_copies,
       cluster.ring_kind == RingKind::placement ? "placement" : "ketama", cluster.block_size / 1024,
       s(cluster.lease_ttl), sizes, users.workers, s(users.think_max), users.flush_percent,
-      s(cluster.background.gc.interval), s(cluster.background.scrub.interval),
+      cluster.clock_drift_ppm_max, s(cluster.background.gc.interval), s(cluster.background.scrub.interval),
       s(cluster.background.rebalance.look_every), s(cluster.background.down_out), fault_one_in);
 }
 
@@ -131,7 +135,7 @@ Result<void> Scenario::set_up() {
     ++next_tag_;
   }
   faults_ = std::make_unique<FaultInjector>(
-      *cluster_, *trace_, random_.fork(), options_.faults, [this](std::size_t client) {
+      *cluster_, *trace_, random_.fork(), options_.faults, shape_.cluster.replication, [this](std::size_t client) {
         for (const auto& volume : volumes_) volume->client_died(client);
       });
   fences_ = std::make_unique<FenceOracle>(*cluster_);

@@ -34,6 +34,7 @@ struct UserOptions {
   std::uint64_t flush_percent = 12;
   std::uint64_t large_percent = 5;    // writes of up to large_units
   std::uint64_t large_units = 512;
+  bool clocks_are_bad = false;        // beyond the bound that leases allow for
 };
 
 class VolumeUser {
@@ -76,6 +77,7 @@ class VolumeUser {
     bool working = false;  // what was there is checked
     bool stop = false;
     bool dead = false;
+    bool outlaw_wrote = false;  // a write was acknowledged that began after it was superseded
     std::shared_ptr<BlockDevice> device;
   };
   using AttachmentPtr = std::shared_ptr<Attachment>;
@@ -87,6 +89,7 @@ class VolumeUser {
   Task<void> write(AttachmentPtr attachment, std::uint64_t unit, std::uint64_t count, bool quick);
   Task<void> zero(AttachmentPtr attachment, std::uint64_t unit, std::uint64_t count, bool trim);
   Task<void> read(AttachmentPtr attachment, std::uint64_t unit, std::uint64_t count, bool quick);
+  Task<void> status(AttachmentPtr attachment, std::uint64_t unit, std::uint64_t count);
   Task<void> flush(AttachmentPtr attachment);
   /// Whether an operation that ended well counts; it is a failure when it must not have.
   bool counts(const AttachmentPtr& attachment, const char* what);
