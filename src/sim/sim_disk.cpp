@@ -252,8 +252,7 @@ class SimFile final : public File {
     misdirect(landed);
     if (node->fault.fail_writes || disk_->happens(disk_->faults.write_error_ppm)) {
       ++disk_->counts.write_errors;
-      landed.apply_torn(node->current, disk_->random);  // unknown to the caller, for good
-      landed.apply_torn(node->durable, disk_->random);
+      node->land_torn(std::move(landed), disk_->random);  // unknown to the caller, for good
       co_return fail(Errc::io_error, "write " + path_ + ": injected");
     }
     node->land(landed);

@@ -86,6 +86,26 @@ void Change::apply_torn(Content& content, Random& random) const {
   }
 }
 
+void Node::land_torn(Change change, Random& random) {
+  if (change.kind == Change::Kind::resize) {
+    if (random.chance(1, 2)) return;
+    change.apply(current);
+  } else {
+    change.apply_torn(current, random);
+    for (std::size_t i = 0; i < change.pages.size(); ++i) {
+      const std::uint64_t number = change.first_page + i;
+      if (number * kPageSize >= current.size) {
+        change.pages.resize(i);
+        break;
+      }
+      change.pages[i] = current.page(number);
+    }
+  }
+  if (change.kind == Change::Kind::resize || !change.pages.empty()) {
+    unsynced.push_back(std::move(change));
+  }
+}
+
 void Node::land(const Change& change) {
   for (std::size_t i = 0; i < change.pages.size(); ++i) {
     const std::uint64_t number = change.first_page + i;

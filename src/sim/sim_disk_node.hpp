@@ -69,6 +69,8 @@ struct Node {
   std::set<SimMishap> armed;      // each waits for the next call that can have it
 
   void land(const Change& change);
+  /// Of a write that failed. What reads see of it a sync makes durable, as of any other.
+  void land_torn(Change change, Random& random);
   void read(std::uint64_t offset, MutableBytes out) const;
   /// As if the last write of each page had not been made. False: none of them was written twice.
   bool read_stale(std::uint64_t offset, MutableBytes out) const;

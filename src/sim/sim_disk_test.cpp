@@ -83,6 +83,24 @@ Job write_page(File& file, ConstBytes bytes, std::shared_ptr<bool> done) {
   *done = written.has_value();
 }
 
+// Goal: what reads see of a failed write is durable after a sync, as any other write.
+TEST_F(SimDiskTest, SyncCoversWhatIsLeftOfAFailedWrite) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    SimLoop sim;
+    SimDisk disk(sim.clock(), Random(seed));
+    const std::unique_ptr<File> file = sim.run(disk.open("f", {.create = true})).value();
+    disk.set_fault("f", {.fail_writes = true});
+    const AlignedBuffer bytes = filled(2 * kPageSize, 'x');
+    EXPECT_EQ(sim.run(file->write(0, {bytes.bytes()})).code(), Errc::io_error);
+    const std::string seen = disk.contents("f", 0, disk.size_of("f"));
+    ASSERT_TRUE(sim.run(file->sync()).has_value());
+    Random random(seed);
+    disk.crash(random);
+    EXPECT_EQ(disk.contents("f", 0, disk.size_of("f")), seen);
+  }
+}
+
 // Goal: a sync covers what completed before it started, and no more.
 TEST_F(SimDiskTest, SyncCoversWhatCompletedBefore) {
   bool lost = false;
