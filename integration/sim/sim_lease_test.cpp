@@ -46,6 +46,33 @@ TEST(SimLeaseTest, PausedProcess) {
   }
 }
 
+// Goal: a peer whose lease ended counts as alive again once the metadata store is well, also when the
+// new lease was granted and then what was to be written under it was not (agro-sim seed 55: dead for
+// ever).
+TEST(SimLeaseTest, PeersRegisterUntilItIsDone) {
+  set_log_sink({});
+  for (std::uint64_t seed = 1; seed <= 10 && !testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE(seed);
+    SimCluster cluster(seed, {.lease_ttl = milliseconds(2000)});
+    ASSERT_TRUE(cluster.start().has_value());
+    SimKvFaults faults;
+    faults.fail_keep_alives = true;
+    faults.refuse_ppm = 500'000;
+    faults.lose_answer_ppm = 300'000;
+    for (std::size_t peer = 0; peer < 3; ++peer) cluster.peer_kv(peer).set_faults(faults);
+    cluster.loop.run_for(seconds(3));
+    faults.fail_keep_alives = false;
+    for (std::size_t peer = 0; peer < 3; ++peer) cluster.peer_kv(peer).set_faults(faults);
+    cluster.loop.run_for(seconds(20));
+    for (std::size_t peer = 0; peer < 3; ++peer) cluster.peer_kv(peer).set_faults({});
+    cluster.loop.run_for(seconds(15));
+    const auto view = cluster.loop.run(cluster.metadata().view());
+    ASSERT_TRUE(view.has_value());
+    for (const PeerView& peer : view->peers) EXPECT_TRUE(peer.alive) << peer.record.id.to_string();
+    for (std::size_t peer = 0; peer < 3; ++peer) EXPECT_TRUE(cluster.node(peer).registered());
+  }
+}
+
 Job open_and_note(VolumeManager& manager, Errc& outcome) {
   outcome = (co_await manager.open("demo")).code();
 }

@@ -151,10 +151,13 @@ Task<void> PeerNode::register_once() {
                 co_await Lease::grant(env_, kv_, options_.lease_ttl));
     if (lease_ != nullptr) co_await lease_->stop();
     lease_ = std::move(fresh);
+    registered_ = false;
   }
   const PeerRecord own = record();
   reported_used_ = own.used;
-  co_return co_await metadata_.register_peer(own, lease_->id());
+  AGRO_CO_TRY_OK(co_await metadata_.register_peer(own, lease_->id()));
+  registered_ = true;
+  co_return Result<void>();
 }
 
 Task<void> PeerNode::join_ring() {
@@ -185,7 +188,7 @@ Job PeerNode::keep_registered() {
       log_warning("peer {}: joining the ring: {}", id_.to_string(), done.error().to_string());
       done = {};
     }
-    if (lease_->lost()) {
+    if (lease_->lost() || !registered_) {
       log_warning("peer {}: its lease ended; registering again", id_.to_string());
       done = co_await register_self();
     } else {

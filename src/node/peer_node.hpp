@@ -69,7 +69,7 @@ class PeerNode final : private PeerService::Background {
   /// Why its store takes no writes; empty: it does.
   std::string store_problem() const { return store_->problem(); }
   /// Whether the metadata surely counts this peer as alive now.
-  bool registered() const { return lease_ != nullptr && lease_->valid(env_.clock.now()); }
+  bool registered() const { return registered_ && lease_->valid(env_.clock.now()); }
 
   /// Stops serving, unregisters and closes the store. Errors: those of closing the store.
   Task<void> stop();
@@ -114,6 +114,7 @@ class PeerNode final : private PeerService::Background {
   std::unique_ptr<Collector> collector_;
   std::int64_t started_unix_ms_ = 0;
   std::uint64_t reported_used_ = 0;
+  bool registered_ = false;  // under lease_
   bool joined_ = false;  // with auto_join: it was in the ring once
   bool stopping_ = false;
   Event stop_event_;
