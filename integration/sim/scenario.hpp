@@ -64,6 +64,7 @@ class Scenario {
   /// Runs until `problem` says nothing more; a failure when that takes longer than `limit`.
   void expect_within(Duration limit, const char* what, const std::function<std::string()>& problem);
   void attach_all();
+  void scrub_again();
   void tell_state();
   std::string report_problem();
   std::string misplaced();
@@ -84,6 +85,7 @@ class Scenario {
   Random probe_random_;
   std::uint32_t next_tag_ = 1;
   std::uint64_t tick_ = 0;
+  TimePoint scrub_again_at_;
 };
 
 }  // namespace agro

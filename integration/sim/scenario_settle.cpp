@@ -19,6 +19,7 @@ constexpr Duration kHealthy = seconds(240);
 constexpr Duration kReadable = seconds(60);
 constexpr Duration kSpaceBack = seconds(180);
 constexpr Duration kAllGone = seconds(120);
+constexpr Duration kScrubAgain = seconds(20);
 constexpr std::uint64_t kOperationsWanted = 30;  // of each volume's users, to see that they go on
 
 // What volumes may take, of each copy: their INodes beside their data; and garbage beside what is
@@ -80,11 +81,6 @@ void Scenario::tell_state() {
 void Scenario::settle() {
   faults_->repair_everything();
   expect_within(kAllUp, "all processes are up", [this] { return faults_->not_up(); });
-  // What a report says of the last scrub stays until the next; an operator starts one.
-  for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
-    if (verdict_.failed() || !cluster_->peer_runs(peer)) continue;
-    (void)cluster_->node(peer).service()->start(WorkKind::scrub);
-  }
   expect_users_go_on();
   expect_healthy();
   expect_all_readable();
@@ -168,9 +164,24 @@ std::string Scenario::misplaced() {
   return "";
 }
 
+/// What a report says of the last scrub stays until the next: an operator starts one where blocks are
+/// lost, which may have been garbage, or unreadable for a while.
+void Scenario::scrub_again() {
+  const TimePoint now = cluster_->loop.clock().now();
+  if (now < scrub_again_at_) return;
+  scrub_again_at_ = now + kScrubAgain;
+  for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
+    if (!cluster_->peer_runs(peer)) continue;
+    PeerService& service = *cluster_->node(peer).service();
+    if (service.report().scrub.lost_blocks == 0) continue;
+    (void)service.start(WorkKind::scrub);
+  }
+}
+
 void Scenario::expect_healthy() {
   expect_within(kHealthy, "the cluster is healthy", [this] {
     attach_all();
+    scrub_again();
     const std::string problem = misplaced();
     return problem.empty() ? report_problem() : problem;
   });
