@@ -165,7 +165,7 @@ std::string Scenario::misplaced() {
 }
 
 /// What a report says of the last scrub stays until the next: an operator starts one where blocks are
-/// lost, which may have been garbage, or unreadable for a while.
+/// lost, which may have been garbage, or could not be read for a while.
 void Scenario::scrub_again() {
   const TimePoint now = cluster_->loop.clock().now();
   if (now < scrub_again_at_) return;
@@ -173,7 +173,8 @@ void Scenario::scrub_again() {
   for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
     if (!cluster_->peer_runs(peer)) continue;
     PeerService& service = *cluster_->node(peer).service();
-    if (service.report().scrub.lost_blocks == 0) continue;
+    const ScrubReport report = service.report().scrub;
+    if (report.lost_blocks == 0 && report.problem.empty()) continue;
     (void)service.start(WorkKind::scrub);
   }
 }
