@@ -34,6 +34,10 @@ class FaultInjector {
   void repair_due();
   /// No fault lasts longer than now; processes are up soon after.
   void repair_everything();
+  /// Kills a peer that is up, until repair_everything().
+  void keep_down(std::size_t peer) {
+    end_peer(peer, SimCluster::Death::killed, now() + std::chrono::hours(100));
+  }
   /// Peers that were part of the cluster ever; the others wait to join.
   bool joined(std::size_t peer) const { return joined_.contains(peer); }
   void set_joined(std::size_t peer) { joined_.insert(peer); }

@@ -59,6 +59,7 @@ class Scenario {
   void expect_users_go_on();
   void expect_healthy();
   void expect_all_readable();
+  void expect_enough_copies();
   void expect_space_back();
   void expect_nothing_left();
   /// Runs until `problem` says nothing more; a failure when that takes longer than `limit`.

@@ -84,6 +84,7 @@ void Scenario::settle() {
   expect_users_go_on();
   expect_healthy();
   expect_all_readable();
+  expect_enough_copies();
   expect_space_back();
   expect_nothing_left();
 }
@@ -202,6 +203,23 @@ void Scenario::expect_all_readable() {
     }
     return problem;
   });
+}
+
+/// With several copies of everything one peer less changes nothing.
+void Scenario::expect_enough_copies() {
+  const Result<RingSpec> ring = cluster_->loop.run(cluster_->metadata().ring());
+  if (verdict_.failed() || !ring.has_value() || ring->replication < 2) return;
+  std::vector<std::size_t> up;
+  for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
+    if (cluster_->peer_runs(peer)) up.push_back(peer);
+  }
+  const std::size_t victim = up[random_.below(up.size())];
+  trace_->event(SimCluster::peer_name(victim), "is killed, to see whether others have it all");
+  faults_->keep_down(victim);
+  expect_all_readable();
+  faults_->repair_everything();
+  expect_within(kAllUp, "all processes are up", [this] { return faults_->not_up(); });
+  expect_healthy();
 }
 
 /// Where more is stored than live data and its bookkeeping explain.
