@@ -38,6 +38,7 @@ Result<Address> parse_address(std::string_view text) {
   const auto [end, problem] =
       std::from_chars(port.data(), port.data() + port.size(), address.port);
   if (problem != std::errc() || end != port.data() + port.size() || host.empty()) return bad();
+  if (host.find_first_of("[]") != std::string_view::npos) return bad();
   address.host = host;
   return address;
 }

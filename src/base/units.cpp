@@ -73,7 +73,12 @@ std::string format_size(std::uint64_t size) {
 Result<std::chrono::milliseconds> parse_duration(std::string_view text) {
   constexpr std::string_view kWhat = "a duration; write it as 250ms, 10s, 5m, 2h or 7d";
   AGRO_TRY(const double length_ms, parse_quantity(text, kDurationUnits, kWhat));
-  if (length_ms >= 0x1p53) return fail(Errc::invalid_argument, fmt::format("'{}' is not {}", text, kWhat));
+  // In nanoseconds, and in small multiples of it, it must fit 63 bits.
+  constexpr double kLengthMaxMs = 10'000 * 86400e3;
+  if (length_ms > kLengthMaxMs) {
+    return fail(Errc::invalid_argument,
+                fmt::format("'{}' is too long a duration; at most 10000d", text));
+  }
   return std::chrono::milliseconds(static_cast<std::int64_t>(length_ms));
 }
 

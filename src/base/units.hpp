@@ -23,7 +23,7 @@ Result<std::uint64_t> parse_size(std::string_view text);
 /// "10.0 GiB", "512 B": for people; at most one decimal.
 std::string format_size(std::uint64_t size);
 
-/// Parses "250ms", "10s", "5m", "2h", "7d". Errors: invalid_argument.
+/// Parses "250ms", "10s", "5m", "2h", "7d"; at most "10000d". Errors: invalid_argument.
 Result<std::chrono::milliseconds> parse_duration(std::string_view text);
 
 }  // namespace agro

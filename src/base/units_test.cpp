@@ -41,6 +41,8 @@ TEST(UnitsTest, ParsesDurations) {
   EXPECT_EQ(parse_duration("7d")->count(), 7 * 86400000);
   EXPECT_EQ(parse_duration("10").code(), Errc::invalid_argument);
   EXPECT_EQ(parse_duration("10 weeks").code(), Errc::invalid_argument);
+  EXPECT_EQ(std::chrono::nanoseconds(*parse_duration("10000d")).count(), 864'000'000'000'000'000);
+  EXPECT_EQ(parse_duration("10001d").code(), Errc::invalid_argument);  // 200,000 d would wrap in ns
 }
 
 }  // namespace

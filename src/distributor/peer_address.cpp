@@ -22,7 +22,7 @@ Result<PeerAddress> parse_peer_address(std::string_view text) {
     address = parse_address("tcp:" + std::string(rest));
   } else if (rest.size() < text.size() && rest.starts_with("+unix:")) {
     rest.remove_prefix(6);
-    if (rest.starts_with("//")) rest.remove_prefix(2);  // adp+unix:///path is the same
+    while (rest.starts_with("//")) rest.remove_prefix(1);  // adp+unix:///path is the same
     address = parse_address("unix:" + std::string(rest));
   }
   if (address.has_value()) return PeerAddress(std::move(*address), protocol);

@@ -13,6 +13,7 @@ TEST(PeerAddressTest, ParsesAndPrints) {
                                       {"adp+unix:/run/a", "adp+unix:/run/a"},
                                       {"adp+unix:rel/a.sock", "adp+unix:rel/a.sock"},
                                       {"adp+unix:///run/a", "adp+unix:/run/a"},
+                                      {"adp+unix://///run/a", "adp+unix:/run/a"},
                                       {"grpc://10.0.0.1:4711/", "grpc://10.0.0.1:4711"},
                                       {"grpc+unix:/run/a", "grpc+unix:/run/a"}}) {
     SCOPED_TRACE(text);
@@ -26,7 +27,8 @@ TEST(PeerAddressTest, ParsesAndPrints) {
 
 TEST(PeerAddressTest, RefusesWithAHint) {
   for (const char* text : {"", "adp:", "adp://", "adp://host", "adp://host:", "adp://host:x",
-                           "adp://host:70000", "grpc://a", "grpc:a:1", "tcp:a:1", "://a:1", "+unix:/a", "adp+unix:"}) {
+                           "adp://host:70000", "grpc://a", "grpc:a:1", "tcp:a:1", "://a:1", "+unix:/a", "adp+unix:",
+                           "adp://[[::1]]:1", "adp://a]:1"}) {
     SCOPED_TRACE(text);
     const Result<PeerAddress> address = parse_peer_address(text);
     ASSERT_EQ(address.code(), Errc::invalid_argument);
