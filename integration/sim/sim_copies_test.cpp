@@ -9,8 +9,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr SimCluster::Options kThree{.peer_count = 3, .replication = 3,
-                                     .lease_ttl = milliseconds(10000)};
+const SimCluster::Options kThree{.peer_count = 3, .replication = 3,
+                                 .lease_ttl = milliseconds(10000)};
 
 // Goal: with one of three peers gone a volume of three copies goes on with two, and says so where
 // recovery and people look; with two gone it waits; each peer that comes back is made use of at once,

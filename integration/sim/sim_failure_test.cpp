@@ -12,8 +12,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr SimCluster::Options kFive{.peer_count = 5, .replication = 3,
-                                    .lease_ttl = milliseconds(10000)};
+const SimCluster::Options kFive{.peer_count = 5, .replication = 3,
+                                .lease_ttl = milliseconds(10000)};
 
 // Goal: kill -9 of one of five peers, then of a second, each stops nobody for long and is no error.
 TEST(SimFailureTest, KilledPeersAreHardlyNoticed) {

@@ -7,8 +7,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr SimCluster::Options kCluster{.peer_count = 3, .replication = 2,
-                                       .lease_ttl = milliseconds(10000)};
+const SimCluster::Options kCluster{.peer_count = 3, .replication = 2,
+                                   .lease_ttl = milliseconds(10000)};
 
 // Goal: an outage of the metadata store that is shorter than the lease is not noticed; a longer one
 // suspends, and when nobody took the volume it goes on with nothing lost and no error.
