@@ -1,11 +1,11 @@
-# make run | build | test | test-cluster | sim | asan | tsan | fuzz | bench | clean      (README.md says more)
+# make run | build | test | test-cluster | sim | asan | tsan | fuzz | coverage | soak | bench | clean   (README.md says more)
 BUILD ?= build
 DATA ?= agro-data
 SECONDS ?= 60
 MINUTES ?= 60
 JOBS ?= $(shell nproc)
 
-.PHONY: run build test test-cluster sim check asan tsan fuzz bench clean
+.PHONY: run build test test-cluster sim check asan tsan fuzz coverage soak bench clean
 .DEFAULT_GOAL := build
 
 # A release of the four programs in build/bin/.
@@ -42,18 +42,22 @@ sim:
 	@cmake --build $(BUILD)/test -j $(JOBS) --target agro-sim
 	@$(BUILD)/test/bin/agro-sim --minutes $(MINUTES) --jobs $(JOBS) --out $(BUILD)/sim-failures
 
-# The unit tests under sanitizers, built by clang, which also flags dropped co_await results.
+# Unit tests and seeds of the simulator under AddressSanitizer and UBSan, built by clang, which also flags dropped co_await
+# results. The libFuzzer programs are part of this build.
 asan:
 	@tools/setup test
-	@cmake -G Ninja -S . -B $(BUILD)/asan -DCMAKE_CXX_COMPILER=clang++ -DAGRO_SANITIZE=address,undefined >/dev/null
-	@cmake --build $(BUILD)/asan -j $(JOBS)
-	@ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -LE 'e2e|cluster'
+	@cmake --preset asan -B $(BUILD)/asan >/dev/null
+	@cmake --build $(BUILD)/asan -j $(JOBS) --target unit_tests agro-sim
+	@ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -E '^(integration|cluster|sim)\.'
+	@$(BUILD)/asan/bin/agro-sim --seeds 300 --jobs $(JOBS) --quiet --out $(BUILD)/sim-failures
 
+# The tests of what has more threads than its loop, under ThreadSanitizer.
 tsan:
 	@tools/setup test
-	@cmake -G Ninja -S . -B $(BUILD)/tsan -DCMAKE_CXX_COMPILER=clang++ -DAGRO_SANITIZE=thread >/dev/null
-	@cmake --build $(BUILD)/tsan -j $(JOBS) --target base_test storage_test metadata_test
-	@ctest --test-dir $(BUILD)/tsan --output-on-failure -j $(JOBS) -R '^(base|storage|metadata)\.'
+	@cmake --preset tsan -B $(BUILD)/tsan >/dev/null
+	@cmake --build $(BUILD)/tsan -j $(JOBS) --target threaded_tests
+	@TSAN_OPTIONS="suppressions=$(CURDIR)/tools/tsan.supp" ctest --test-dir $(BUILD)/tsan --output-on-failure -j $(JOBS) \
+	  -R "^(base|storage|metadata|distributor_grpc|internal_http)\\."
 
 # Known failings, one at a time: the simulator must notice each within 500 seeds (docs/internals/mutants.md).
 mutants:
@@ -65,9 +69,23 @@ mutants:
 # Every fuzzer for SECONDS with libFuzzer, from the corpora in fuzz/corpus.
 fuzz:
 	@tools/setup test
-	@cmake -G Ninja -S . -B $(BUILD)/fuzzing -DCMAKE_CXX_COMPILER=clang++ -DAGRO_SANITIZE=address,undefined -DAGRO_FUZZ=ON -DAGRO_TESTS=OFF >/dev/null
-	@cmake --build $(BUILD)/fuzzing -j $(JOBS)
-	@tools/fuzz $(BUILD)/fuzzing/fuzz $(SECONDS)
+	@cmake --preset fuzz -B $(BUILD)/asan >/dev/null
+	@cmake --build $(BUILD)/asan -j $(JOBS) --target fuzzers
+	@tools/fuzz $(BUILD)/asan/fuzz $(SECONDS) $(JOBS)
+
+# Which lines the unit tests and the simulator run, by package.
+coverage:
+	@tools/setup test
+	@cmake --preset coverage -B $(BUILD)/coverage >/dev/null
+	@cmake --build $(BUILD)/coverage -j $(JOBS) --target unit_tests agro-sim
+	@tools/coverage $(BUILD)/coverage $(JOBS)
+
+# The kill, stop and partition scenarios in a loop with new seeds for MINUTES, as root; logs of failures stay in build/soak.
+soak:
+	@tools/setup test
+	@cmake -G Ninja -S . -B $(BUILD)/test -DAGRO_TESTS=ON >/dev/null
+	@cmake --build $(BUILD)/test -j $(JOBS) --target agro agroctl agroblock
+	@tools/soak $(BUILD)/test/bin $(MINUTES) $(BUILD)/soak
 
 # Microbenchmarks and the seven NBD workloads.
 bench:

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/assert.hpp"
+#include "models/codec.hpp"
 
 namespace agro {
 namespace {
@@ -39,6 +40,23 @@ void decode_all(const std::string& bytes) {
     const Result<PeerStat> decoded = from_wire(stat);
     AGRO_ASSERT(decoded.has_value() == (stat.peer().size() == 16));
   }
+  wire::HasRequest has;
+  if (has.ParseFromString(bytes)) {
+    const Result<std::vector<BlockRef>> refs = from_wire(has.refs());
+    AGRO_ASSERT(!refs.has_value() || static_cast<int>(refs->size()) == has.refs_size());
+  }
+  wire::ListReply listed;
+  if (listed.ParseFromString(bytes)) {
+    for (const wire::ListReply::Entry& entry : listed.entries()) (void)from_wire(entry.ref());
+  }
+  wire::StartRequest start;
+  if (start.ParseFromString(bytes)) {
+    const Result<WorkKind> kind = from_wire(start);
+    AGRO_ASSERT(!kind.has_value() || static_cast<std::uint32_t>(*kind) == start.kind());
+  }
+  wire::ReportReply report;
+  if (report.ParseFromString(bytes)) (void)decode_peer_report(report.report());
+  AGRO_ASSERT(uuid_from_bytes(bytes).has_value() == (bytes.size() == 16));
   const Error error = to_error({static_cast<grpc::StatusCode>(bytes.size() % 20), bytes}, bytes);
   AGRO_ASSERT(error.code != Errc::ok);
 }
