@@ -49,7 +49,7 @@ asan:
 	@cmake --preset asan -B $(BUILD)/asan >/dev/null
 	@cmake --build $(BUILD)/asan -j $(JOBS) --target unit_tests agro-sim
 	@ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -E '^(integration|cluster|sim)\.'
-	@$(BUILD)/asan/bin/agro-sim --seeds 300 --jobs $(JOBS) --quiet --out $(BUILD)/sim-failures
+	@$(BUILD)/asan/bin/agro-sim --seeds 300 --ticks 100 --jobs $(JOBS) --out $(BUILD)/sim-failures
 
 # The tests of what has more threads than its loop, under ThreadSanitizer.
 tsan:

@@ -27,7 +27,7 @@ StoreOptions small_store() {
   return options;
 }
 
-/// The bytes of a store that was killed.
+/// The bytes of a store that was killed; whole pages.
 std::string make_template() {
   StoreNode node(1);
   Env env = node.env();
@@ -101,10 +101,12 @@ void put_file(StoreNode& node, const std::string& bytes) {
   AGRO_ASSERT(node.sim.run(node.disk.make_directories(kStoreDirectory)).has_value());
   auto file = std::move(node.sim.run(node.disk.open(kStoreFile, {.create = true})).value());
   AGRO_ASSERT(node.sim.run(file->resize(bytes.size())).has_value());
-  AlignedBuffer buffer(round_up(bytes.size(), kPageSize));
-  std::memcpy(buffer.data(), bytes.data(), bytes.size());
-  std::vector<ConstBytes> parts = {buffer.bytes().first(bytes.size() / kPageSize * kPageSize)};
-  AGRO_ASSERT(node.sim.run(file->write(0, std::move(parts))).has_value());
+  if (!bytes.empty()) {
+    AlignedBuffer buffer(bytes.size());
+    std::memcpy(buffer.data(), bytes.data(), bytes.size());
+    std::vector<ConstBytes> parts = {buffer.bytes()};
+    AGRO_ASSERT(node.sim.run(file->write(0, std::move(parts))).has_value());
+  }
   AGRO_ASSERT(node.sim.run_job(file->close()));
 }
 
