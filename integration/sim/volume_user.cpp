@@ -82,6 +82,10 @@ bool VolumeUser::counts(const AttachmentPtr& attachment, const char* what) {
 
 Job VolumeUser::use(AttachmentPtr attachment) {
   trace_.event(host(attachment), "{}: writer {} opens it", name_, attachment->number);
+  for (const VolumeManager::Attached& one :
+       cluster_.client_manager(attachment->client).attached()) {
+    attachment->reused |= one.name == name_;
+  }
   Result<std::shared_ptr<BlockDevice>> device =
       co_await cluster_.client_manager(attachment->client).open(name_);
   if (!device.has_value()) {
@@ -111,6 +115,8 @@ Job VolumeUser::use(AttachmentPtr attachment) {
 
 /// Reads everything and asks the oracle; tries again for as long as the device may recover.
 Task<void> VolumeUser::verify(AttachmentPtr attachment) {
+  // Who comes before the client has let go finds no recovered volume, but the one of before.
+  if (attachment->reused && verified_ == attachment->device.get()) co_return Result<void>();
   std::vector<std::byte> bytes(size_bytes());
   for (std::uint64_t offset = 0; offset < bytes.size();) {
     if (attachment->stop || verdict_.failed()) co_return fail(Errc::closed, "stopped");
@@ -131,6 +137,7 @@ Task<void> VolumeUser::verify(AttachmentPtr attachment) {
     complain(fmt::format("writer {} on {}: {}", attachment->number, host(attachment), problem));
     co_return fail(Errc::corrupt, "the oracle says no");
   }
+  verified_ = attachment->device.get();
   trace_.event(host(attachment), "{}: writer {} found it as it should be", name_,
                attachment->number);
   co_return Result<void>();

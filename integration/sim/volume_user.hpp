@@ -75,6 +75,7 @@ class VolumeUser {
     std::uint64_t number = 0;
     bool opened = false;
     bool working = false;  // what was there is checked
+    bool reused = false;   // the client still had it open
     bool stop = false;
     bool dead = false;
     bool outlaw_wrote = false;  // a write was acknowledged that began after it was superseded
@@ -110,6 +111,7 @@ class VolumeUser {
   std::uint64_t next_number_ = 1;
   std::uint64_t newest_ = 0;  // who opened it last
   TimePoint newest_since_;
+  const BlockDevice* verified_ = nullptr;  // whose recovery was checked
   bool quiet_ = false;
   std::uint64_t under_way_ = 0;
   std::uint64_t done_count_ = 0;
