@@ -187,7 +187,8 @@ class Metadata {
   Task<RingSpec> ring();
   /// Errors: conflict, when the present version is not `expected_version`; invalid_argument, unless
   /// ring.version is expected_version + 1 and the record below kRecordSizeMax.
-  Task<void> publish_ring(RingSpec ring, std::uint64_t expected_version);
+  /// `without_volumes`: conflict also when there is a volume, or one is made meanwhile.
+  Task<void> publish_ring(RingSpec ring, std::uint64_t expected_version, bool without_volumes = false);
 
   /// Says that everything `peer` holds is where ring `version` wants it.
   Task<void> report_settled(PeerId peer, std::uint64_t version);

@@ -236,7 +236,8 @@ Task<RingSpec> Metadata::ring() {
   co_return decode_ring(found->value);
 }
 
-Task<void> Metadata::publish_ring(RingSpec ring, std::uint64_t expected_version) {
+Task<void> Metadata::publish_ring(RingSpec ring, std::uint64_t expected_version,
+                                  bool without_volumes) {
   if (ring.version != expected_version + 1) {
     co_return fail(Errc::invalid_argument,
                    fmt::format("the ring after version {} cannot be version {}", expected_version,
@@ -265,6 +266,17 @@ Task<void> Metadata::publish_ring(RingSpec ring, std::uint64_t expected_version)
                                  present.version, expected_version));
     }
     std::vector<KvCompare> compares = {keys::unchanged(**found)};
+    if (without_volumes) {
+      // The counter before the list: a volume that is made in between moves it.
+      const auto counter = co_await kv_.get(std::string(keys::kNextVolume));
+      if (!counter.has_value()) co_return fail_read(unresolved, counter.error());
+      const auto volumes = co_await kv_.list(std::string(keys::kVolumes));
+      if (!volumes.has_value()) co_return fail_read(unresolved, volumes.error());
+      if (!counter->has_value() || !volumes->entries.empty()) {
+        co_return fail(Errc::conflict, "a volume was made meanwhile; look again and repeat");
+      }
+      compares.push_back(keys::unchanged(**counter));
+    }
     std::vector<KvOp> ops = {keys::put(keys::kRing, encode(ring))};
     AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
     if (outcome == Outcome::committed) co_return Result<void>();

@@ -22,6 +22,7 @@ struct Metadata::VolumeKeys {
   std::optional<VolumeLock> lock;
   KeyValue lock_entry;
   std::optional<std::uint32_t> degraded_copies;
+  KeyValue degraded_entry;  // where there is one
 };
 
 inline tl::unexpected<Error> fail_contended(std::string_view what) {

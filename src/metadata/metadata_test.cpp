@@ -383,10 +383,14 @@ TYPED_TEST(MetadataTest, RingVersions) {
   EXPECT_EQ(this->error(this->b.publish_ring(large, 2), "65536 is the limit"),
             Errc::invalid_argument);
   EXPECT_EQ(this->test().must(this->b.ring()), ring_of(2, {1, 2}));
-  RingSpec both = ring_of(3, {});
+  this->test().must(this->b.publish_ring(ring_of(3, {1, 3}), 2, true));
+  this->create("demo");
+  EXPECT_EQ(this->error(this->b.publish_ring(ring_of(4, {1, 2}), 3, true), "a volume was made"),
+            Errc::conflict);
+  RingSpec both = ring_of(4, {});
   both.kind = RingKind::union_;
-  both.parts = {ring_of(2, {1, 2}), ring_of(3, {2, 5})};
-  this->test().must(this->b.publish_ring(both, 2));
+  both.parts = {ring_of(3, {1, 2}), ring_of(4, {2, 5})};
+  this->test().must(this->b.publish_ring(both, 3));
   EXPECT_EQ(this->test().must(this->a.ring()), both);
   EXPECT_EQ(ring_peers(both), (std::vector{uuid(1), uuid(2), uuid(5)}));
 }

@@ -32,6 +32,7 @@ Task<Metadata::VolumeKeys> Metadata::read_volume_keys(VolumeId volume) {
     } else if (entry.key == keys::degraded(volume)) {
       AGRO_CO_TRY(const auto copies, keys::parse_number(entry.value, 10, "copy count"));
       found.degraded_copies = static_cast<std::uint32_t>(copies);
+      found.degraded_entry = entry;
     }
   }
   if (!has_head && !has_epoch) {
@@ -190,9 +191,13 @@ Task<void> Metadata::set_degraded(VolumeId volume, Epoch epoch, std::uint64_t le
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
     const auto found = co_await read_own_keys(volume, epoch, lease);
     if (!found.has_value()) co_return fail(found.error());
-    if (found->degraded_copies.value_or(0) == copies) co_return Result<void>();
+    if (copies == 0 && !found->degraded_copies.has_value()) co_return Result<void>();
+    // It is put also where it is the same, and its revision is named: a removal that was given up for
+    // lost and arrives late must find another.
     std::vector<KvCompare> compares = {keys::unchanged(found->lock_entry),
                                        keys::unchanged(found->epoch_entry)};
+    compares.push_back(found->degraded_copies ? keys::unchanged(found->degraded_entry)
+                                              : keys::absent(keys::degraded(volume)));
     std::vector<KvOp> ops;
     ops.push_back(copies == 0 ? keys::remove(keys::degraded(volume))
                               : keys::put(keys::degraded(volume), std::to_string(copies)));
@@ -210,7 +215,8 @@ Task<void> Metadata::clear_degraded(VolumeId volume, Epoch epoch) {
     }
     if (!found.degraded_copies.has_value()) co_return Result<void>();
     std::vector<KvCompare> compares = {keys::absent(keys::lock(volume)),
-                                       keys::unchanged(found.epoch_entry)};
+                                       keys::unchanged(found.epoch_entry),
+                                       keys::unchanged(found.degraded_entry)};
     std::vector<KvOp> ops = {keys::remove(keys::degraded(volume))};
     AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
     if (outcome == Outcome::committed) co_return Result<void>();
