@@ -123,7 +123,7 @@ Task<void> Volume::replay_block(Listing::Entry entry, SharedBytes& block) {
   const Result<void> stored = co_await store_block(entry.ref, block, write_options);
   if (stored.code() != Errc::out_of_space) co_return stored;
   // The reserve is for the checkpoint, which makes space; the copies come when there is some.
-  AGRO_CO_TRY_OK(co_await record_copies(entry.copy_count));
+  AGRO_CO_TRY_OK(co_await record_copies(std::max(1U, entry.copy_count)));
   ++thin_count_;
   co_return Result<void>();
 }

@@ -46,7 +46,7 @@ class FakeStore final : public BlockStore {
     blocks.try_emplace(ref, bytes.bytes.begin(), bytes.bytes.end());
     co_return Result<void>();
   }
-  Task<void> repair(BlockRef ref, SharedBytes bytes) override {
+  Task<void> repair(BlockRef ref, SharedBytes bytes, PutOptions /*options*/) override {
     ++repair_count;
     blocks[ref].assign(bytes.bytes.begin(), bytes.bytes.end());
     co_return Result<void>();

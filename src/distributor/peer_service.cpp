@@ -89,7 +89,10 @@ Task<void> PeerService::put(PeerWrite request) {
       co_return fail(with_context(verified.error(), "damaged on the way"));
     }
   }
-  if (request.repair) co_return co_await store_.repair(request.ref, std::move(request.block));
+  const PutOptions options{.reserve = request.reserve};
+  if (request.repair) {
+    co_return co_await store_.repair(request.ref, std::move(request.block), options);
+  }
   // A block placed by an older ring may be where nobody will look for it.
   const std::uint64_t version = request.ring_version;
   if (version < required_ring_) {
@@ -98,7 +101,6 @@ Task<void> PeerService::put(PeerWrite request) {
   }
   ++writes_by_ring_[version];
   ++activity_;
-  const PutOptions options{.reserve = request.reserve};
   const Result<void> stored = co_await store_.put(request.ref, std::move(request.block), options);
   if (--writes_by_ring_[version] == 0) writes_by_ring_.erase(version);
   writes_done_.notify_all();

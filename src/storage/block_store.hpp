@@ -68,8 +68,9 @@ class BlockStore {
   virtual Task<void> put(BlockRef ref, SharedBytes bytes, PutOptions options) = 0;
 
   /// Replaces the bytes of a block that was found corrupt, or adds a copy of a block that exists
-  /// elsewhere: fences do not apply, for they stop new blocks of old writers. As put() otherwise.
-  virtual Task<void> repair(BlockRef ref, SharedBytes bytes) = 0;
+  /// elsewhere: fences do not apply, for they stop new blocks of old writers. Replacing may always
+  /// use the reserve. As put() otherwise.
+  virtual Task<void> repair(BlockRef ref, SharedBytes bytes, PutOptions options) = 0;
 
   /// Size in bytes, or nothing when the block is not here.
   virtual std::optional<std::uint32_t> find(const BlockRef& ref) const = 0;

@@ -100,8 +100,9 @@ Task<void> MmapStore::put(BlockRef ref, SharedBytes bytes, PutOptions options) {
   return store_block(ref, std::move(bytes), options.reserve, false);
 }
 
-Task<void> MmapStore::repair(BlockRef ref, SharedBytes bytes) {
-  return store_block(ref, std::move(bytes), true, true);
+Task<void> MmapStore::repair(BlockRef ref, SharedBytes bytes, PutOptions options) {
+  const bool reserve = options.reserve || index_.find(ref).has_value();
+  return store_block(ref, std::move(bytes), reserve, true);
 }
 
 Task<void> MmapStore::store_block(BlockRef ref, SharedBytes bytes, bool reserve, bool repair) {

@@ -30,7 +30,7 @@ class MmapStore final : public BlockStore {
   ~MmapStore() override;
 
   Task<void> put(BlockRef ref, SharedBytes bytes, PutOptions options) override;
-  Task<void> repair(BlockRef ref, SharedBytes bytes) override;
+  Task<void> repair(BlockRef ref, SharedBytes bytes, PutOptions options) override;
   std::optional<std::uint32_t> find(const BlockRef& ref) const override;
   Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out) override;
   Task<void> read_stored(BlockRef ref, MutableBytes out) override;

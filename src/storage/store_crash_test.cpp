@@ -194,7 +194,7 @@ class CrashRun {
     Expected& expected = expected_[*ref];
     const Expected before = expected;
     expected.states.insert({size, version});
-    const Result<void> stored = co_await store_->repair(*ref, block_bytes(*ref, size, version));
+    const Result<void> stored = co_await store_->repair(*ref, block_bytes(*ref, size, version), {});
     if (stored.has_value()) {
       expected.states = {{size, version}};
     } else if (stored.code() == Errc::out_of_space) {

@@ -93,7 +93,7 @@ TEST_P(StoreTest, RepairReplacesOrStores) {
   const BlockRef ref = block_ref(1, 1, 1);
   for (const std::size_t size : {5000, 5000, 60000, 100}) {
     const SharedBytes bytes = block_bytes(ref, size, size);
-    ASSERT_TRUE(node_.sim.run(store_->repair(ref, bytes)));
+    ASSERT_TRUE(node_.sim.run(store_->repair(ref, bytes, {})));
     EXPECT_EQ(read(ref).value(), text_of(bytes));
   }
   EXPECT_EQ(store_->stats().block_count, 1U);
@@ -149,9 +149,9 @@ TEST_P(StoreTest, FencesHold) {
   EXPECT_TRUE(put(block_ref(2, 1, 2), 100));
   EXPECT_TRUE(read(block_ref(1, 1, 1)).has_value());
   // A copy of an old block is welcome, unless the volume is gone.
-  EXPECT_TRUE(node_.sim.run(store_->repair(block_ref(1, 2, 5), block_bytes({}, 10))));
+  EXPECT_TRUE(node_.sim.run(store_->repair(block_ref(1, 2, 5), block_bytes({}, 10), {})));
   ASSERT_TRUE(node_.sim.run(store_->fence({1}, {UINT64_MAX})));
-  EXPECT_EQ(node_.sim.run(store_->repair(block_ref(1, 2, 6), block_bytes({}, 10))).code(),
+  EXPECT_EQ(node_.sim.run(store_->repair(block_ref(1, 2, 6), block_bytes({}, 10), {})).code(),
             Errc::fenced);
 }
 

@@ -18,8 +18,9 @@ class TempStore final : public BlockStore {
   Task<void> put(BlockRef ref, SharedBytes bytes, PutOptions options) override {
     co_return store_block(ref, bytes, options.reserve, false);
   }
-  Task<void> repair(BlockRef ref, SharedBytes bytes) override {
-    co_return store_block(ref, bytes, true, true);
+  Task<void> repair(BlockRef ref, SharedBytes bytes, PutOptions options) override {
+    const bool reserve = options.reserve || blocks_.contains(ref);
+    co_return store_block(ref, bytes, reserve, true);
   }
 
   std::optional<std::uint32_t> find(const BlockRef& ref) const override {
