@@ -316,6 +316,7 @@ Task<void> PeerNode::take_out_the_dead() {
     RingChange change;
     change.kind = RingChangeKind::remove;
     change.members.push_back({.id = due[index]});
+    change.only_dead = true;  // our own view may be of a time before the metadata store was away
     const Result<RingSpec> changed = co_await change_ring(metadata_, std::move(change));
     if (changed.has_value()) {
       log_warning("peer {} was down for {} s: taken out of the ring", due[index].to_string(),

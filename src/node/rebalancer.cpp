@@ -177,7 +177,11 @@ Job Rebalancer::run() {
       if (!wanted_ && strays_.empty()) continue;
     }
     if (env_.clock.now() >= look_at) wanted_ = true;
-    if (stopping_ || placement_.parts.empty()) continue;
+    if (stopping_) co_return;
+    if (placement_.parts.empty()) {  // no ring yet, or one that was refused
+      co_await wait_until(wake_, env_.clock, env_.clock.now() + kStraysAfter);
+      continue;
+    }
     running_ = true;
     version_ = placement_.version;
     const Result<void> done = co_await pass();
@@ -246,22 +250,27 @@ Task<void> Rebalancer::pass() {
     bytes_left_ = round.bytes;
     metric_left_bytes_.value = bytes_left_;
     if (is_stale()) break;
-    const bool idle = round.pushes.empty() && round.give_up.empty();
+    const std::uint64_t moved_before = blocks_moved_;
     AGRO_CO_TRY_OK(co_await carry_out(round));
     left = std::move(round.again);
-    if (left.empty() || !idle) continue;
+    // What is new comes first: blocks of a peer that does not answer may be left for ever.
+    if (left.empty() || wanted_) break;
+    if (!round.give_up.empty() || blocks_moved_ > moved_before) continue;
     const TimePoint again = env_.clock.now() + options_.retry_after;
-    while (!is_stale() && env_.clock.now() < again) co_await wait_until(wake_, env_.clock, again);
+    while (!is_stale() && !wanted_ && env_.clock.now() < again) {
+      co_await wait_until(wake_, env_.clock, again);
+    }
     AGRO_CO_TRY(positions_, co_await cluster_.metadata().positions());
   }
-  if (is_stale()) {
+  if (is_stale() || wanted_) {
     wanted_ = true;
     co_return Result<void>();
   }
   if (!whole) co_return Result<void>();
   short_blocks_ = short_count;
-  if (!wanted_) settled_version_ = version_;
-  if (placement_.changing) {
+  settled_version_ = version_;
+  // The word is kept when an owner that was dead is back without its copy: so it is not given before.
+  if (placement_.changing && short_count == 0) {
     AGRO_CO_TRY_OK(co_await cluster_.metadata().report_settled(service_.id(), version_));
   }
   co_return Result<void>();
@@ -367,7 +376,7 @@ Task<void> Rebalancer::carry_out(Round& round) {
 Task<SharedBytes> Rebalancer::read_verified(BlockRef ref, std::uint32_t size) {
   auto buffer = std::make_shared<AlignedBuffer>(round_up(size, kPageSize));
   const MutableBytes place = buffer->bytes().first(size);
-  const Result<void> read = co_await service_.read(ref, 0, place, nullptr);
+  const Result<void> read = co_await service_.store().read(ref, 0, place);
   if (!is_checksummed(ref.volume)) {
     if (!read.has_value()) co_return fail(read.error());
     co_return SharedBytes{std::move(buffer), place};

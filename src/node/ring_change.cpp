@@ -259,6 +259,10 @@ Result<RingSpec> plan_change(const ClusterView& view, const RingChange& change) 
   if (same_but_for_version(present, valid->spec())) {
     return fail(Errc::already_exists, "the ring is like that already");
   }
+  for (const RingMember& member : change.members) {
+    if (!change.only_dead || !is_alive(view, member.id)) continue;
+    return fail(Errc::conflict, fmt::format("peer {} is alive again", member.id.to_string()));
+  }
   if (!change.force) {
     AGRO_TRY_OK(check_peers_known(view, present, target));
     AGRO_TRY_OK(check_enough_peers(view, present, target));
@@ -279,7 +283,9 @@ Task<RingSpec> change_ring(Metadata& metadata, RingChange change) {
       co_return fail(Errc::not_found, "the metadata store holds no cluster; run 'agroctl init'");
     }
     AGRO_CO_TRY(RingSpec next, plan_change(view, change));
-    const Result<void> published = co_await metadata.publish_ring(next, view.ring.version);
+    const bool for_want_of_volumes = next.kind != RingKind::union_ && view.volumes.empty();
+    const Result<void> published =
+        co_await metadata.publish_ring(next, view.ring.version, for_want_of_volumes);
     if (published.has_value()) co_return std::move(next);
     if (published.code() != Errc::conflict) co_return fail(published.error());
   }

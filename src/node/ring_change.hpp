@@ -30,6 +30,7 @@ struct RingChange {
   /// (none: the balancer writes them). The version does not matter.
   RingSpec spec = {};
   bool force = false;  // also what may lose data, and peers that nobody knows
+  bool only_dead = false;  // remove: refused, unless all of them are dead
 };
 
 /// The ring that is to be when no change is under way any more: `spec` itself, or its last part.

@@ -239,7 +239,10 @@ TEST(RingChangeTest, Refusals) {
     EXPECT_EQ(plan_change(one_case.view, forced(one_case.change)).has_value(),
               one_case.force_helps);
   }
-  plan(one_dead, change_of(RingChangeKind::remove, {member(4)}));
+  RingChange of_dead = change_of(RingChangeKind::remove, {member(4)});
+  of_dead.only_dead = true;
+  plan(one_dead, of_dead);
+  EXPECT_EQ(plan_change(view_of(4, 4), of_dead).code(), Errc::conflict);
   plan(two_dead, change_of(RingChangeKind::reweight, {member(1, 20)}));  // takes nobody out
 }
 

@@ -233,7 +233,7 @@ Task<void> Scrubber::repair(BlockInfo block) {
   }
   // The read may have repaired it, too: when the copy that it found bad was this one. It is written
   // all the same, for that one may have been good in the page cache and is bad on the disk.
-  AGRO_CO_TRY_OK(co_await service_.store().repair(block.ref, std::move(*copy)));
+  AGRO_CO_TRY_OK(co_await service_.store().repair(block.ref, std::move(*copy), {}));
   AGRO_CO_TRY(const bool good, co_await is_good(block));
   if (!good)
     co_return fail(Errc::io_error, block.ref.to_string() + " does not verify after repair");
