@@ -24,6 +24,7 @@ const std::vector<FaultInjector::Kind>& FaultInjector::table() {
       {"stop", 4, &FaultInjector::stop},
       {"client-crash", 8, &FaultInjector::client_crash},
       {"client-stop", 2, &FaultInjector::client_stop},
+      {"lost-tail", 8, &FaultInjector::lost_tail},
       {"blackout", 2, &FaultInjector::blackout},
       {"partition", 6, &FaultInjector::partition},
       {"one-way", 5, &FaultInjector::one_way},
@@ -198,6 +199,31 @@ bool FaultInjector::client_stop() {
   if (cluster_.client_life(client) != Life::up) return false;
   trace_.event(SimCluster::client_name(client), "is stopped");
   end_client(client, Death::stopped, later(seconds(5)));
+  return true;
+}
+
+/// A client dies shortly after some of the peers stopped hearing it: later blocks of its log are
+/// stored, and earlier ones are not.
+bool FaultInjector::lost_tail() {
+  const std::size_t client = random_.below(SimCluster::kClientCount);
+  if (cluster_.client_life(client) != Life::up) return false;
+  const std::string name = SimCluster::client_name(client);
+  std::vector<std::string> deaf;
+  for (const std::size_t peer : joined_) {
+    if (random_.chance(1, 2)) deaf.push_back(SimCluster::peer_name(peer));
+  }
+  if (deaf.empty()) return false;
+  trace_.event(name, "is not heard by {}, and will be killed", fmt::join(deaf, ", "));
+  for (const std::string& peer : deaf) cluster_.network.partition(name, peer);
+  repair_at(now() + milliseconds(random_.below(600)), [this, client, name, deaf] {
+    const Life life = cluster_.client_life(client);
+    if (life == Life::up || life == Life::starting) {
+      trace_.event(name, "is killed");
+      end_client(client, Death::killed, later(seconds(5)));
+    }
+    for (const std::string& peer : deaf) cluster_.network.heal(name, peer);
+    return true;
+  });
   return true;
 }
 

@@ -66,6 +66,7 @@ class FaultInjector {
   bool end_random_peer(SimCluster::Death death, const char* word);
   bool client_crash();
   bool client_stop();
+  bool lost_tail();
   bool blackout();
   bool partition();
   bool one_way();
@@ -79,6 +80,7 @@ class FaultInjector {
   bool freeze_peer(std::size_t index, Duration duration);
   bool freeze_client(std::size_t index, Duration duration);
   bool disk_errors();
+  void restart_store(std::size_t index);
   bool disk_full();
   bool disk_slow();
   bool disk_mishaps();

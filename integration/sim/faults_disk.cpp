@@ -15,6 +15,12 @@ constexpr SimDiskOptions kGoodDisk{std::chrono::microseconds(20), std::chrono::m
 
 }  // namespace
 
+/// A store whose disk failed a write takes none until it is opened again, also one that is starting.
+void FaultInjector::restart_store(std::size_t index) {
+  const Life life = cluster_.peer_life(index);
+  if (life == Life::up || life == Life::starting) end_peer(index, Death::killed, now());
+}
+
 bool FaultInjector::disk_errors() {
   const std::optional<std::size_t> peer = random_peer(Life::up);
   if (!peer.has_value()) return false;
@@ -29,8 +35,7 @@ bool FaultInjector::disk_errors() {
   repair_at(later(seconds(20)), [this, index = *peer] {
     trace_.event(SimCluster::peer_name(index), "its disk is well");
     cluster_.disk(index).set_fault(kStoreFile, {});
-    // A store whose disk failed a write takes none until it is opened again.
-    if (cluster_.peer_life(index) == Life::up) end_peer(index, Death::killed, now());
+    restart_store(index);
     return true;
   });
   return true;
@@ -48,7 +53,7 @@ bool FaultInjector::disk_full() {
   repair_at(later(seconds(20)), [this, index = *peer] {
     trace_.event(SimCluster::peer_name(index), "its disk has room");
     cluster_.disk(index).set_options(kGoodDisk);
-    if (cluster_.peer_life(index) == Life::up) end_peer(index, Death::killed, now());
+    restart_store(index);
     return true;
   });
   return true;

@@ -21,6 +21,7 @@ BackgroundOptions draw_background(Random& random) {
   background.rebalance.settle_delay = milliseconds(500 + random.below(2000));
   background.rebalance.rate = one_of<std::uint64_t>(random, {0, 4 << 20, 64 << 20});
   background.scrub.interval = seconds(one_of(random, {0, 10, 30}));
+  background.scrub.retry_after = seconds(5);
   background.scrub.rate = one_of<std::uint64_t>(random, {0, 8 << 20});
   background.gc.interval = seconds(5 + random.below(25));
   background.gc.grace = seconds(1 + random.below(6));
