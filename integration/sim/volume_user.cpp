@@ -86,6 +86,7 @@ Job VolumeUser::use(AttachmentPtr attachment) {
        cluster_.client_manager(attachment->client).attached()) {
     attachment->reused |= one.name == name_;
   }
+  if (!attachment->reused) verified_ = nullptr;  // the address may be used again
   Result<std::shared_ptr<BlockDevice>> device =
       co_await cluster_.client_manager(attachment->client).open(name_);
   if (!device.has_value()) {
