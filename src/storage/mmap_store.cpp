@@ -197,6 +197,7 @@ Task<void> MmapStore::read(BlockRef ref, std::uint32_t offset, MutableBytes out)
   const Call call(*this);
   if (closing_) co_return fail(Errc::closed, "the store is closed");
   AGRO_CO_TRY(const std::uint64_t at, locate(ref, offset, out.size()));
+  if (out.empty()) co_return Result<void>();
   const auto entry = index_.find(ref);
   const SlotPin pin(slots_, entry->slot);
   // A cold read costs the disk an operation, not a page: the neighbours within the block come along
