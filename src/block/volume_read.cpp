@@ -156,6 +156,7 @@ Task<void> Volume::cache(std::uint64_t offset, std::uint64_t size) {
 
 Task<std::vector<StatusExtent>> Volume::status(std::uint64_t offset, std::uint64_t size) {
   AGRO_CO_TRY_OK(check_range(offset, size));
+  while (!lease_.valid() && !failed_ && !stopping_jobs_) co_await progress_.wait();
   AGRO_CO_TRY_OK(check_usable());
   constexpr std::size_t kExtentCountMax = 4096;
   std::vector<StatusExtent> extents;

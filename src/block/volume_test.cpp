@@ -212,6 +212,8 @@ TEST(VolumeTest, LeaseGatesAcknowledgments) {
   const std::vector<std::byte> data = numbered(1, 5);
   EXPECT_EQ(fixture.loop.run(fixture.volume->write(0, data), std::chrono::seconds(3)).code(), Errc::timed_out);
   EXPECT_FALSE(fixture.volume->try_write(0, data).has_value());
+  EXPECT_EQ(fixture.loop.run(fixture.volume->status(0, 4096), std::chrono::seconds(3)).code(),
+            Errc::timed_out);
   fixture.lease->set_valid(true);
   EXPECT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
   fixture.lease->lose();
