@@ -171,7 +171,7 @@ Result<PeerView> find_peer(const ClusterView& view, const std::string& text) {
   if (found.empty()) {
     return fail(
         Errc::not_found,
-        fmt::format("there is no peer {}; 'agroctl peer list' shows those there are", text));
+        fmt::format("there is no peer {}; start its agro first; 'agroctl peer list' shows those there are", text));
   }
   // An address is reused by the next peer of a machine; the one that runs is meant.
   if (found.size() > 1) std::erase_if(found, [](const PeerView& peer) { return !peer.alive; });

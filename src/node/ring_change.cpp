@@ -121,7 +121,7 @@ Result<void> check_peers_known(const ClusterView& view, const RingSpec& present,
   for (const RingMember& member : target.members) {
     if (has_member(present, member.id) || find_peer(view, member.id) != nullptr) continue;
     return fail(Errc::not_found,
-                fmt::format("there is no peer {}; 'agroctl peer list' shows those there are",
+                fmt::format("there is no peer {}; start its agro first; 'agroctl peer list' shows those there are",
                             member.id.to_string()));
   }
   return {};
@@ -154,6 +154,22 @@ Result<void> check_enough_peers(const ClusterView& view, const RingSpec& present
                                             left_count, copies, volume.name));
   }
   return {};
+}
+
+/// Peers that run and can hold copies are not given up when those that are left to run are too few.
+Result<void> check_enough_run(const ClusterView& view, const RingSpec& present,
+                              const RingSpec& target) {
+  std::size_t running_count = 0;
+  bool fewer = false;
+  for (const RingMember& member : target.members) running_count += is_alive(view, member.id) ? 1 : 0;
+  for (const RingMember& member : present.members) {
+    fewer |= is_alive(view, member.id) && !has_member(target, member.id);
+  }
+  if (!fewer || running_count >= target.replication) return {};
+  return fail(Errc::conflict,
+              fmt::format("{} of the {} peers that would be left run, too few for {} copies of each "
+                          "block; start the others first, or use --force",
+                          running_count, target.members.size(), target.replication));
 }
 
 /// While dead peers are fewer than copies, every block has a copy on a living one.
@@ -266,6 +282,7 @@ Result<RingSpec> plan_change(const ClusterView& view, const RingChange& change) 
   if (!change.force) {
     AGRO_TRY_OK(check_peers_known(view, present, target));
     AGRO_TRY_OK(check_enough_peers(view, present, target));
+    AGRO_TRY_OK(check_enough_run(view, present, target));
     AGRO_TRY_OK(check_copies_left(view, target));
   }
   // Without volumes there are no blocks to find in their old places. And when peers are given up for

@@ -189,6 +189,8 @@ TEST(RingChangeTest, Refusals) {
   one_dead.peers[3].alive = false;
   ClusterView two_dead = one_dead;
   two_dead.peers[2].alive = false;
+  ClusterView three_one_dead = view_of(4, 3);
+  three_one_dead.peers[2].alive = false;
   ClusterView narrow = one_dead;
   narrow.volumes[0].replication = 1;
   ClusterView wide = view_of(4, 3);
@@ -229,7 +231,9 @@ TEST(RingChangeTest, Refusals) {
       {two_dead, change_of(RingChangeKind::remove, {member(4)}), Errc::conflict,
        "2 of the ring's peers are dead and blocks are sure to have 2 copies", true},
       {narrow, change_of(RingChangeKind::remove, {member(4)}), Errc::conflict,
-       "sure to have 1 copy", true}};
+       "sure to have 1 copy", true},
+      {three_one_dead, change_of(RingChangeKind::remove, {member(1)}), Errc::conflict,
+       "1 of the 2 peers that would be left run, too few for 2 copies", true}};
   for (const Case& one_case : cases) {
     SCOPED_TRACE(one_case.text);
     const Result<RingSpec> refused = plan_change(one_case.view, one_case.change);
