@@ -73,6 +73,7 @@ Task<void> Volume::record_copies(std::uint32_t copies) {
   const AsyncMutex::Guard guard = co_await record_mutex_.lock();
   if (recorded_copies_ != 0 && recorded_copies_ <= copies) co_return Result<void>();
   record_may_exist_ = true;
+  record_changed_.notify_all();  // also when the answer is an error: it may exist
   Result<void> recorded = co_await lease_.set_degraded(copies);
   if (!recorded.has_value()) {
     co_return fail(with_context(std::move(recorded).error(),
@@ -81,7 +82,6 @@ Task<void> Volume::record_copies(std::uint32_t copies) {
   log_warning("volume {}: peers are missing: it goes on with {} of {} copies", id_.value, copies,
               blockset_->copy_count());
   recorded_copies_ = copies;
-  record_changed_.notify_all();
   co_return Result<void>();
 }
 

@@ -234,6 +234,24 @@ TEST(VolumeTest, OpenNeedsEnoughPeers) {
   EXPECT_EQ(opened.code(), Errc::no_quorum);
 }
 
+// Goal: a record of few copies that was made although the call failed is taken back when nothing lacks
+// copies. Method: the call fails, the record is there, and the peers come back.
+TEST(VolumeTest, RecordThatMayExistIsTakenBack) {
+  VolumeFixture fixture(15);
+  ASSERT_TRUE(fixture.open().has_value());
+  fixture.backend->set_missing(2);
+  fixture.lease->degraded_fails = true;
+  const std::vector<std::byte> data = numbered(16, 1);
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->write(0, data)).has_value());
+  EXPECT_EQ(fixture.loop.run(fixture.volume->flush(), std::chrono::seconds(2)).code(), Errc::timed_out);
+  fixture.backend->set_missing(0);
+  EXPECT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+  fixture.lease->degraded = 1;
+  fixture.lease->degraded_fails = false;
+  EXPECT_TRUE(fixture.loop.run_until([&] { return fixture.lease->degraded == 0; },
+                                     std::chrono::minutes(1)));
+}
+
 // Goal: a volume whose log lacks copies opens although the stores are full, says that it is degraded, and
 // makes the copies when there is room.
 TEST(VolumeTest, OpensOnFullStores) {
