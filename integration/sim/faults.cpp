@@ -32,6 +32,7 @@ const std::vector<FaultInjector::Kind>& FaultInjector::table() {
       {"slow-link", 4, &FaultInjector::slow_link},
       {"reset", 6, &FaultInjector::reset},
       {"mds-down", 5, &FaultInjector::mds_down},
+      {"mds-outage", 3, &FaultInjector::mds_outage},
       {"mds-flaky", 4, &FaultInjector::mds_flaky},
       {"pause", 2, &FaultInjector::pause},
       {"freeze", 6, &FaultInjector::freeze},
@@ -394,6 +395,33 @@ bool FaultInjector::mds_down() {
     if (!runs()) return true;
     trace_.event(name, "reaches the metadata store");
     (client ? cluster_.client_kv(index) : cluster_.peer_kv(index)).set_faults({});
+    return true;
+  });
+  return true;
+}
+
+/// No running peer reaches the metadata store, for longer than gc lets what it condemned wait; and gc
+/// starts in it. So what it makes of a listing that failed shows on all copies.
+bool FaultInjector::mds_outage() {
+  std::vector<std::size_t> cut_off;
+  for (const std::size_t peer : joined_) {
+    if (cluster_.peer_life(peer) == Life::up) cut_off.push_back(peer);
+  }
+  if (cut_off.empty()) return false;
+  trace_.event("-", "no peer reaches the metadata store, and each is told to gc");
+  SimKvFaults faults;
+  faults.down = true;
+  for (const std::size_t peer : cut_off) {
+    cluster_.peer_kv(peer).set_faults(faults);
+    (void)cluster_.node(peer).service()->start(WorkKind::gc);
+  }
+  const Duration more = milliseconds(500 + random_.below(4000));
+  repair_at(now() + cluster_.background().gc.grace + more, [this, cut_off] {
+    trace_.event("-", "the peers reach the metadata store");
+    for (const std::size_t peer : cut_off) {
+      const Life life = cluster_.peer_life(peer);
+      if (life == Life::up || life == Life::starting) cluster_.peer_kv(peer).set_faults({});
+    }
     return true;
   });
   return true;

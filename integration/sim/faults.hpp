@@ -74,6 +74,7 @@ class FaultInjector {
   bool slow_link();
   bool reset();
   bool mds_down();
+  bool mds_outage();
   bool mds_flaky();
   bool pause();
   bool freeze();
