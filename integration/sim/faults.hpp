@@ -38,6 +38,9 @@ class FaultInjector {
   void keep_down(std::size_t peer) {
     end_peer(peer, SimCluster::Death::killed, now() + std::chrono::hours(100));
   }
+  /// Many reads of that peer's disk fail or bring something else, until repair_everything(). Nothing is
+  /// done (false) where a copy on another peer may be bad, too. Shape: the peer is up.
+  bool keep_misreading(std::size_t peer);
   /// Peers that were part of the cluster ever; the others wait to join.
   bool joined(std::size_t peer) const { return joined_.contains(peer); }
   void set_joined(std::size_t peer) { joined_.insert(peer); }

@@ -103,6 +103,20 @@ bool FaultInjector::disk_mishaps() {
   return true;
 }
 
+bool FaultInjector::keep_misreading(std::size_t peer) {
+  if (!rotten_.empty()) return false;
+  SimDiskFaults faults;
+  faults.read_error_ppm = 150'000;
+  faults.misdirected_read_ppm = 150'000;
+  trace_.event(SimCluster::peer_name(peer), "its disk misreads, to see that nobody notices");
+  cluster_.disk(peer).set_faults(faults);
+  repair_at(TimePoint::max(), [this, peer] {
+    cluster_.disk(peer).set_faults({});
+    return true;
+  });
+  return true;
+}
+
 /// Another peer that is up holds the block, and that copy was never spoiled.
 bool FaultInjector::has_good_copy_elsewhere(std::size_t peer, const BlockRef& ref) {
   const std::set<std::size_t>& bad = rotten_[ref];

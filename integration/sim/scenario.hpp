@@ -61,6 +61,7 @@ class Scenario {
   void expect_all_readable();
   void expect_enough_copies();
   void expect_space_back();
+  void expect_bad_disk_unseen();
   void expect_nothing_left();
   /// Runs until `problem` says nothing more; a failure when that takes longer than `limit`.
   void expect_within(Duration limit, const char* what, const std::function<std::string()>& problem);
@@ -71,6 +72,7 @@ class Scenario {
   std::string misplaced();
   std::string space_problem();
   std::string left_over();
+  std::vector<std::size_t> running_peers() const;
   void check_fences();
   void fail(std::string text) { verdict_.fail(std::move(text)); }
 

@@ -20,6 +20,7 @@ constexpr Duration kReadable = seconds(60);
 constexpr Duration kSpaceBack = seconds(180);
 constexpr Duration kAllGone = seconds(120);
 constexpr Duration kScrubAgain = seconds(20);
+constexpr int kReadsOfBadDisk = 3;  // of every volume
 constexpr std::uint64_t kOperationsWanted = 30;  // of each volume's users, to see that they go on
 
 // What volumes may take, of each copy: their INodes beside their data; and garbage beside what is
@@ -86,6 +87,7 @@ void Scenario::settle() {
   expect_all_readable();
   expect_enough_copies();
   expect_space_back();
+  expect_bad_disk_unseen();
   expect_nothing_left();
 }
 
@@ -189,30 +191,45 @@ void Scenario::expect_healthy() {
   });
 }
 
-Job check_volume(VolumeUser& volume, std::string& problem) {
-  const Result<bool> checked = co_await volume.check_all();
-  if (!checked.has_value()) problem = volume.name() + ": " + checked.error().to_string();
-  if (checked.has_value() && !*checked) problem = volume.name() + " is not open";
+namespace {
+
+Job check_volume(VolumeUser& volume, Result<bool>& checked) {
+  checked = co_await volume.check_all();
 }
+
+/// Why check_all() did not read it; empty: it did.
+std::string unread(const VolumeUser& volume, const Result<bool>& checked) {
+  if (!checked.has_value()) return volume.name() + ": " + checked.error().to_string();
+  return *checked ? "" : volume.name() + " is not open";
+}
+
+}  // namespace
 
 void Scenario::expect_all_readable() {
   expect_within(kReadable, "all volumes read right", [this] {
     std::string problem;
     for (const auto& volume : volumes_) {
-      AGRO_ASSERT(cluster_->loop.run_job(check_volume(*volume, problem)));
+      Result<bool> checked = true;
+      AGRO_ASSERT(cluster_->loop.run_job(check_volume(*volume, checked)));
+      if (problem.empty()) problem = unread(*volume, checked);
     }
     return problem;
   });
+}
+
+std::vector<std::size_t> Scenario::running_peers() const {
+  std::vector<std::size_t> up;
+  for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
+    if (cluster_->peer_runs(peer)) up.push_back(peer);
+  }
+  return up;
 }
 
 /// With several copies of everything one peer less changes nothing.
 void Scenario::expect_enough_copies() {
   const Result<RingSpec> ring = cluster_->loop.run(cluster_->metadata().ring());
   if (verdict_.failed() || !ring.has_value() || ring->replication < 2) return;
-  std::vector<std::size_t> up;
-  for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
-    if (cluster_->peer_runs(peer)) up.push_back(peer);
-  }
+  const std::vector<std::size_t> up = running_peers();
   const std::size_t victim = up[random_.below(up.size())];
   trace_->event(SimCluster::peer_name(victim), "is killed, to see whether others have it all");
   faults_->keep_down(victim);
@@ -255,6 +272,32 @@ std::string Scenario::space_problem() {
 void Scenario::expect_space_back() {
   expect_within(kSpaceBack, "the space that nobody needs is back",
                 [this] { return space_problem(); });
+}
+
+/// With several copies, and all but one disk well, no read may end with a bad copy. That users try
+/// again, and that bad copies are repaired, would hide it.
+void Scenario::expect_bad_disk_unseen() {
+  const Result<RingSpec> ring = cluster_->loop.run(cluster_->metadata().ring());
+  if (verdict_.failed() || !ring.has_value() || ring->replication < 2) return;
+  if (!options_.faults.contains("disk-mishaps")) return;
+  const std::vector<std::size_t> up = running_peers();
+  if (!faults_->keep_misreading(up[random_.below(up.size())])) return;
+  for (int round = 0; round < kReadsOfBadDisk; ++round) {
+    expect_within(kReadable, "all volumes read right", [this] {
+      std::string problem;
+      for (const auto& volume : volumes_) {
+        Result<bool> checked = true;
+        AGRO_ASSERT(cluster_->loop.run_job(check_volume(*volume, checked)));
+        if (checked.code() == Errc::corrupt || checked.code() == Errc::io_error) {
+          fail(fmt::format("{}: a read did not find the good copy: {}", volume->name(),
+                           checked.error().to_string()));
+        }
+        if (problem.empty()) problem = unread(*volume, checked);
+      }
+      return problem;
+    });
+  }
+  faults_->repair_everything();
 }
 
 std::string Scenario::left_over() {
