@@ -86,7 +86,6 @@ Job VolumeUser::use(AttachmentPtr attachment) {
        cluster_.client_manager(attachment->client).attached()) {
     attachment->reused |= one.name == name_;
   }
-  if (!attachment->reused) verified_ = nullptr;  // the address may be used again
   Result<std::shared_ptr<BlockDevice>> device =
       co_await cluster_.client_manager(attachment->client).open(name_);
   if (!device.has_value()) {
@@ -114,10 +113,21 @@ Job VolumeUser::use(AttachmentPtr attachment) {
   std::erase(attachments_, attachment);
 }
 
+/// Every recovery has its own. As the metadata store has it, whatever its connections suffer.
+Task<Epoch> VolumeUser::last_epoch() {
+  AGRO_CO_TRY(const VolumeRecord volume, co_await cluster_.metadata().find_volume(name_));
+  AGRO_CO_TRY(const std::vector<VolumePosition> positions, co_await cluster_.metadata().positions());
+  for (const VolumePosition& position : positions) {
+    if (position.volume == volume.id) co_return position.epoch;
+  }
+  co_return fail(Errc::not_found, "the volume has no epoch");
+}
+
 /// Reads everything and asks the oracle; tries again for as long as the device may recover.
 Task<void> VolumeUser::verify(AttachmentPtr attachment) {
   // Who comes before the client has let go finds no recovered volume, but the one of before.
-  if (attachment->reused && verified_ == attachment->device.get()) co_return Result<void>();
+  AGRO_CO_TRY(const Epoch epoch, co_await last_epoch());
+  if (attachment->reused && verified_ == epoch) co_return Result<void>();
   std::vector<std::byte> bytes(size_bytes());
   for (std::uint64_t offset = 0; offset < bytes.size();) {
     if (attachment->stop || verdict_.failed()) co_return fail(Errc::closed, "stopped");
@@ -138,7 +148,7 @@ Task<void> VolumeUser::verify(AttachmentPtr attachment) {
     complain(fmt::format("writer {} on {}: {}", attachment->number, host(attachment), problem));
     co_return fail(Errc::corrupt, "the oracle says no");
   }
-  verified_ = attachment->device.get();
+  verified_ = epoch;
   trace_.event(host(attachment), "{}: writer {} found it as it should be", name_,
                attachment->number);
   co_return Result<void>();

@@ -84,6 +84,7 @@ class VolumeUser {
   using AttachmentPtr = std::shared_ptr<Attachment>;
 
   Job use(AttachmentPtr attachment);
+  Task<Epoch> last_epoch();
   Task<void> verify(AttachmentPtr attachment);
   Job work(AttachmentPtr attachment, Random random);
   Task<void> one_operation(AttachmentPtr attachment, Random& random);
@@ -111,7 +112,7 @@ class VolumeUser {
   std::uint64_t next_number_ = 1;
   std::uint64_t newest_ = 0;  // who opened it last
   TimePoint newest_since_;
-  const BlockDevice* verified_ = nullptr;  // whose recovery was checked
+  Epoch verified_;  // whose recovery was checked
   bool quiet_ = false;
   std::uint64_t under_way_ = 0;
   std::uint64_t done_count_ = 0;
