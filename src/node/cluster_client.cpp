@@ -177,4 +177,11 @@ Awaitable<void> ClusterClient::stop() {
   for (const auto& [id, one] : local_) one->close();
 }
 
+bool ClusterClient::is_checksummed(VolumeId volume) const {
+  for (const VolumeRecord& record : view_.volumes) {
+    if (record.id == volume) return record.block_spec.find("crc") != std::string::npos;
+  }
+  return false;
+}
+
 }  // namespace agro

@@ -36,6 +36,8 @@ class ClusterClient {
   const ClusterView& view() const { return view_; }
   /// The peer, connected or not; null when the view has no such peer.
   std::shared_ptr<Peer> peer(const PeerId& id) const;
+  /// Whether the volume's blocks carry checksums (`crc`); no, when nobody knows the volume.
+  bool is_checksummed(VolumeId volume) const;
   /// Notified when view() has changed.
   Event& changed() { return changed_; }
 

@@ -6,6 +6,7 @@
 
 #include "base/log.hpp"
 #include "base/units.hpp"
+#include "blockset/crc.hpp"
 #include "node/cluster_report.hpp"
 #include "node/peer_protocols.hpp"
 #include "node/ring_change.hpp"
@@ -113,6 +114,10 @@ Task<void> PeerNode::open_store(const ClusterRecord& cluster) {
   if (!identity.has_value() && identity.code() != Errc::not_found) co_return fail(identity.error());
   store_options.peer_id = identity.has_value() ? identity->peer_id : make_uuid(env_.random);
   id_ = store_options.peer_id;
+  store_options.is_damaged = [this](const BlockRef& ref, ConstBytes bytes) {
+    return cluster_ != nullptr && cluster_->is_checksummed(ref.volume) &&
+           !crc_verify_block(ref, bytes).has_value();
+  };
   AGRO_CO_TRY(store_, co_await open_mmap_store(env_, store_options));
   co_return Result<void>();
 }

@@ -143,13 +143,6 @@ bool Rebalancer::is_covered(const BlockRef& ref) const {
   return found != positions_.end() && found->volume == ref.volume && found->covers(ref);
 }
 
-bool Rebalancer::is_checksummed(VolumeId volume) const {
-  for (const VolumeRecord& record : cluster_.view().volumes) {
-    if (record.id == volume) return record.block_spec.find("crc") != std::string::npos;
-  }
-  return false;
-}
-
 Job Rebalancer::follow() {
   while (!stopping_) {
     load_ring();
@@ -377,7 +370,7 @@ Task<SharedBytes> Rebalancer::read_verified(BlockRef ref, std::uint32_t size) {
   auto buffer = std::make_shared<AlignedBuffer>(round_up(size, kPageSize));
   const MutableBytes place = buffer->bytes().first(size);
   const Result<void> read = co_await service_.store().read(ref, 0, place);
-  if (!is_checksummed(ref.volume)) {
+  if (!cluster_.is_checksummed(ref.volume)) {
     if (!read.has_value()) co_return fail(read.error());
     co_return SharedBytes{std::move(buffer), place};
   }
@@ -405,7 +398,7 @@ Task<void> Rebalancer::push(Push push) {
     PeerWrite request;
     request.ref = ref;
     request.block = std::move(*block);
-    request.checksummed = is_checksummed(ref.volume);
+    request.checksummed = cluster_.is_checksummed(ref.volume);
     request.repair = true;
     request.ring_version = version_;
     sent = co_await peer->write(std::move(request), env_.clock.now() + kPushLimit);

@@ -94,7 +94,6 @@ class Rebalancer {
   bool is_alive(const PeerId& id) const;
   bool is_stale() const { return stopping_ || placement_.version != version_; }
   bool is_covered(const BlockRef& ref) const;
-  bool is_checksummed(VolumeId volume) const;
   bool is_ours(const BlockRef& ref) const;
   /// Fills permutation_; returns how many of its first members own the block by that part.
   std::size_t owner_count(const Ring& part, const BlockRef& ref) const;

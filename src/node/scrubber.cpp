@@ -160,13 +160,6 @@ Task<void> Scrubber::pass() {
   co_return Result<void>();
 }
 
-bool Scrubber::is_checksummed(VolumeId volume) const {
-  for (const VolumeRecord& record : cluster_.view().volumes) {
-    if (record.id == volume) return record.block_spec.find("crc") != std::string::npos;
-  }
-  return false;
-}
-
 /// Whether the disk still has the block. Errors: not_found, closed.
 Task<bool> Scrubber::is_good(BlockInfo block) {
   const MutableBytes place = buffer_.bytes().first(round_up(block.size, kPageSize));
@@ -177,7 +170,7 @@ Task<bool> Scrubber::is_good(BlockInfo block) {
     co_return false;
   }
   if (!read.has_value()) co_return fail(read.error());
-  if (!is_checksummed(block.ref.volume)) co_return true;
+  if (!cluster_.is_checksummed(block.ref.volume)) co_return true;
   const Result<std::uint32_t> verified = crc_verify_block(block.ref, place.first(block.size));
   if (!verified.has_value()) {
     log_warning("peer {}: {}", service_.id().to_string(), verified.error().to_string());
@@ -219,7 +212,7 @@ Task<void> Scrubber::check(BlockInfo block) {
 /// others are this block's.
 Task<void> Scrubber::repair(BlockInfo block) {
   ReadOptions options;
-  options.check = is_checksummed(block.ref.volume) ? &check_ : nullptr;
+  options.check = cluster_.is_checksummed(block.ref.volume) ? &check_ : nullptr;
   Result<SharedBytes> copy = co_await cluster_.distributor().read_block(block.ref, options);
   if (!copy.has_value()) {
     const bool lost = copy.code() != Errc::closed && service_.store().find(block.ref).has_value();

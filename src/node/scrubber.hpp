@@ -53,7 +53,6 @@ class Scrubber {
   Task<void> check(BlockInfo block);
   Task<bool> is_good(BlockInfo block);
   Task<void> repair(BlockInfo block);
-  bool is_checksummed(VolumeId volume) const;
   Awaitable<void> wait_for_rate(std::uint64_t size);
   Awaitable<void> wait_for(Duration duration);
 

@@ -5,6 +5,7 @@
 // Format: docs/formats/store.md. Source: DESIGN.md section 7.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -21,6 +22,9 @@ struct StoreOptions {
   std::uint32_t block_size = kBlockSizeDefault;
   Uuid cluster_id;
   PeerId peer_id;           // nil: whatever the store says; a new store needs one
+  /// Whether the bytes cannot be the block's. A block that is moved gets a new checksum of the store's
+  /// own, which would make a misread last; null: nobody knows.
+  std::function<bool(const BlockRef& ref, ConstBytes bytes)> is_damaged;
 
   // For tests; the defaults are good.
   std::uint64_t checkpoint_log_size = 64 * kMiB;  // log bytes after which the index is written

@@ -475,9 +475,12 @@ Task<void> MmapStore::relocate(std::vector<LiveBlock> blocks) {
     ours.emplace_back(*this, block.ref);
     auto buffer = std::make_shared<AlignedBuffer>(block.location.size);
     const MutableBytes bytes = buffer->bytes().first(block.location.size);
-    const Result<void> read =
+    Result<void> read =
         co_await file_->read(offset_of(block.location.slot, block.location.page), bytes);
     if (read.code() == Errc::closed) co_return fail(read.error());
+    if (read.has_value() && options_.is_damaged && options_.is_damaged(block.ref, bytes)) {
+      read = fail(Errc::corrupt, "it does not verify");
+    }
     if (!read.has_value()) {
       log_warning("{}: {} stays where it is: {}", file_name(), block.ref.to_string(),
                   read.error().message);

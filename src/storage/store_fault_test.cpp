@@ -99,6 +99,29 @@ TEST_F(StoreFaultTest, AFailedReadIsOneFailedRead) {
   EXPECT_TRUE(put(2));
 }
 
+// Goal: what the disk misreads while the store moves blocks does not replace what it holds. Method: every
+// second small block goes and more come, so that sparse slots are emptied, while one read in three brings
+// other bytes.
+TEST_F(StoreFaultTest, AMisreadIsNotMadeToLast) {
+  StoreOptions options = store_options(8 * kMiB);
+  options.is_damaged = [](const BlockRef& ref, ConstBytes bytes) {
+    return text_of(block_bytes(ref, bytes.size())) != std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  };
+  ASSERT_TRUE(open(options));
+  std::uint64_t count = 0;
+  while (put(count, 9000).has_value()) ++count;
+  std::vector<BlockRef> refs;
+  for (std::uint64_t i = 0; i < count; i += 2) refs.push_back(block_ref(1, 1, i));
+  EXPECT_EQ(node_.sim.run(store_->remove(refs)).value(), refs.size());
+  node_.disk.set_faults({.misdirected_read_ppm = 300'000});
+  for (std::uint64_t i = count; put(i, 9000).has_value(); ++i) {
+  }
+  EXPECT_GT(node_.disk.counts().misdirected_reads, 3U);
+  node_.disk.set_faults({});
+  EXPECT_GT(impl().relocated_count(), 3U);
+  for (std::uint64_t i = 1; i < count; i += 2) ASSERT_TRUE(is_right(i, 9000)) << i;
+}
+
 // Goal: a full file system is out_of_space and nothing worse, and it is tried again later.
 TEST_F(StoreFaultTest, AFullFileSystemIsOutOfSpace) {
   node_.disk.set_options({.capacity = 60 * std::uint64_t{kBlockSizeMin}});
