@@ -95,8 +95,14 @@ Job VolumeUser::use(AttachmentPtr attachment) {
   if (device.has_value() && !attachment->dead) {
     attachment->device = std::move(*device);
     attachment->opened = true;
-    newest_ = attachment->number;
-    newest_since_ = cluster_.loop.clock().now();
+    // A client that was superseded gives out the device it has, which is fenced, until all let it go.
+    const Result<Epoch> epoch = co_await last_epoch();
+    if (epoch.has_value() && (*epoch != newest_epoch_ || attachment->client == newest_client_)) {
+      newest_ = attachment->number;
+      newest_epoch_ = *epoch;
+      newest_client_ = attachment->client;
+      newest_since_ = cluster_.loop.clock().now();
+    }
     trace_.event(host(attachment), "{}: writer {} has it", name_, attachment->number);
     const Result<void> verified = co_await verify(attachment);
     attachment->working = verified.has_value();

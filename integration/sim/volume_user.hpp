@@ -111,6 +111,8 @@ class VolumeUser {
   std::vector<AttachmentPtr> attachments_;
   std::uint64_t next_number_ = 1;
   std::uint64_t newest_ = 0;  // who opened it last
+  Epoch newest_epoch_;
+  std::size_t newest_client_ = 0;
   TimePoint newest_since_;
   Epoch verified_;  // whose recovery was checked
   bool quiet_ = false;
