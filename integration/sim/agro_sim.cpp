@@ -230,7 +230,7 @@ class Dispatcher {
     if (worker.pipe >= 0) return false;
     const Worker gone = worker;
     workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(index));
-    if (!well && gone.next < gone.end) {
+    if (!well && gone.next < gone.end && !options_.first_failure) {
       workers_.push_back(start_worker(options_, gone.next, gone.end));
     } else {
       start_next();
