@@ -232,8 +232,10 @@ Task<void> Rebalancer::pass() {
   while (!left.empty() && !is_stale() && env_.clock.now() < begin) {
     co_await wait_until(wake_, env_.clock, begin);
   }
+  bool stuck = false;
   while (!left.empty() && !is_stale()) {
     Round round;
+    round.stuck = stuck;
     for (std::size_t at = 0; at < left.size() && !is_stale(); at += kBlocksAskedAtOnce) {
       const std::size_t count = std::min(kBlocksAskedAtOnce, left.size() - at);
       AGRO_CO_TRY_OK(co_await plan(std::span(left).subspan(at, count), round));
@@ -245,10 +247,12 @@ Task<void> Rebalancer::pass() {
     if (is_stale()) break;
     const std::uint64_t moved_before = blocks_moved_;
     AGRO_CO_TRY_OK(co_await carry_out(round));
+    const bool moved = blocks_moved_ > moved_before;
+    stuck = !moved && round.again.size() == left.size();
     left = std::move(round.again);
     // What is new comes first: blocks of a peer that does not answer may be left for ever.
     if (left.empty() || wanted_) break;
-    if (!round.give_up.empty() || blocks_moved_ > moved_before) continue;
+    if (moved) continue;
     const TimePoint again = env_.clock.now() + options_.retry_after;
     while (!is_stale() && !wanted_ && env_.clock.now() < again) {
       co_await wait_until(wake_, env_.clock, again);
@@ -348,7 +352,8 @@ Task<void> Rebalancer::plan(std::span<const Item> items, Round& round) {
       round.short_count += plan.is_short ? 1 : 0;
       continue;
     }
-    if (plan.push_to.empty()) ++item.attempt;
+    // Whoever is to push first is at it for as long as anything gets settled.
+    if (plan.push_to.empty() && round.stuck) ++item.attempt;
     round.again.push_back(item);
   }
   co_return Result<void>();

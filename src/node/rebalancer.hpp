@@ -76,6 +76,7 @@ class Rebalancer {
     std::vector<Item> again;
     std::uint64_t bytes = 0;
     std::uint64_t short_count = 0;  // done with, but for dead owners
+    bool stuck = false;  // the round before moved and settled nothing
   };
 
   Job run();

@@ -5,7 +5,7 @@
 namespace agro {
 namespace {
 
-/// Times a block is planned before the next holder in order takes over from one that may be slow:
+/// Times a block is planned in vain before the next holder in order takes over from one that may be slow:
 /// too early, and both push the same.
 constexpr std::uint32_t kPatience = 10;
 

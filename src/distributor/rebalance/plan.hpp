@@ -40,8 +40,8 @@ struct BlockPlan {
   bool is_short = false;
 };
 
-/// Shape: `attempt` counts how often this block was planned: the first holder in order pushes at
-/// once, the next ones only when that did not help for long. `covered`: a committed checkpoint covers it.
+/// Shape: `attempt` counts how often this block was planned in vain: the first holder in order pushes
+/// at once, the next ones only when that did not help for long. `covered`: a committed checkpoint covers it.
 BlockPlan plan_block(std::span<const AskedPeer> asked, std::uint32_t attempt, bool covered);
 
 }  // namespace agro
