@@ -67,6 +67,7 @@ class Scenario {
   void expect_within(Duration limit, const char* what, const std::function<std::string()>& problem);
   void attach_all();
   void scrub_again();
+  std::string unscrubbed();
   void tell_state();
   std::string report_problem();
   std::string misplaced();
@@ -89,6 +90,7 @@ class Scenario {
   std::uint32_t next_tag_ = 1;
   std::uint64_t tick_ = 0;
   TimePoint scrub_again_at_;
+  std::map<std::size_t, std::int64_t> scrubbed_before_;  // when the faults ended; by peer
 };
 
 }  // namespace agro
