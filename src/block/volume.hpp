@@ -99,7 +99,8 @@ class Volume final : public BlockDevice {
   /// copies of what it replayed, and commits a checkpoint under its own epoch.
   /// Shape: `size_bytes` is a multiple of 4096; all references outlive the volume.
   /// Errors: no_quorum (too few members reachable to be sure of the log's end); fenced; corrupt;
-  /// unavailable.
+  /// unavailable; out_of_space: what this opening and earlier ones left behind has been deleted, so that
+  /// another under a new epoch may succeed.
   static Task<std::unique_ptr<Volume>> open(Env& env, BlockBackend& backend, BlocksetSpec spec,
                                             VolumeId id, std::uint64_t size_bytes, LogHead head,
                                             VolumeLease& lease, VolumeOptions options);
@@ -227,6 +228,7 @@ class Volume final : public BlockDevice {
 
   // volume_recovery.cpp
   Task<void> recover(LogHead head);
+  Awaitable<void> remove_unnamed_inode(std::vector<BlockRef> named);
   std::uint32_t sure_copies() const;
   Result<void> check_missing(const std::vector<PeerId>& missing) const;
   Task<std::vector<BlockRef>> replay_log(LogHead head, Reached fenced);

@@ -41,10 +41,36 @@ Task<void> Volume::recover(LogHead head) {
   }
   last_sequence_ = durable_sequence_ = covered_sequence_ = head.sequence;
   AGRO_CO_TRY(const std::vector<BlockRef> beyond, co_await replay_log(head, fenced));
-  AGRO_CO_TRY_OK(co_await checkpoint());
+  std::vector<BlockRef> named = inode_.live_refs();
+  if (inode_.root().index != 0) named.push_back(inode_.root());
+  Result<void> written = co_await checkpoint();
+  if (written.code() == Errc::out_of_space) co_await remove_unnamed_inode(std::move(named));
+  AGRO_CO_TRY_OK(std::move(written));
   remember_committed_blocks();
   delete_blocks(beyond);
   co_return Result<void>();
+}
+
+/// After a first checkpoint that found no room: what this opening wrote of it, and what earlier ones
+/// left that got no further, goes at once, so that the next has the reserve to itself. The committed INode
+/// names none of it, no older writer can commit any more, and this one is not going to.
+Awaitable<void> Volume::remove_unnamed_inode(std::vector<BlockRef> named) {
+  if (inode_.root().epoch == lease_.epoch()) co_return;  // complete; whether it was committed may be unknown
+  std::sort(named.begin(), named.end());
+  BlockFilter filter;
+  filter.volume = id_;
+  filter.type = BlockType::inode;
+  const Result<Listing> listing = co_await backend_.list(filter);
+  if (!listing.has_value()) co_return;
+  std::vector<BlockRef> unnamed;
+  for (const Listing::Entry& entry : listing->entries) {
+    const bool is_named = std::binary_search(named.begin(), named.end(), entry.ref);
+    if (entry.ref.epoch <= lease_.epoch() && !is_named) unnamed.push_back(entry.ref);
+  }
+  log_warning("volume {}: no room for a checkpoint: deleting {} blocks of unfinished ones", id_.value,
+              unnamed.size());
+  delete_blocks(std::move(unnamed));
+  while (removal_count_ > 0 && !stopping_jobs_) co_await progress_.wait();
 }
 
 /// The fewest copies that blocks which were acknowledged are sure to have.

@@ -280,6 +280,32 @@ TEST(VolumeTest, OpensOnFullStores) {
   EXPECT_EQ(fixture.volume->info().health, "");
 }
 
+// Goal: openings that find no room for their checkpoint leave nothing behind, and delete what openings that
+// were killed left, so that a later one has the room.
+TEST(VolumeTest, OpeningWithoutRoomLeavesNothing) {
+  VolumeFixture fixture(15);
+  ASSERT_TRUE(fixture.open().has_value());
+  const std::vector<std::byte> data = numbered(16, 1);
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->write(0, data)).has_value());
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+  fixture.crash();
+  const std::uint64_t before = fixture.blocks.used();
+  fixture.blocks.capacity = before + 4096;  // a page of the checkpoint, not its root
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    EXPECT_EQ(fixture.open().code(), Errc::out_of_space);
+    EXPECT_EQ(fixture.blocks.used(), before);
+  }
+  // As an opening that was killed half-way leaves them.
+  const BlockRef left{VolumeFixture::kVolume, Epoch{fixture.epoch}, 77, BlockType::inode};
+  fixture.blocks.blocks.emplace(left, copy_shared(data));
+  fixture.blocks.capacity = fixture.blocks.used() + 4096;
+  EXPECT_EQ(fixture.open().code(), Errc::out_of_space);
+  EXPECT_EQ(fixture.blocks.used(), before);
+  const Result<void> opened = fixture.open();
+  ASSERT_TRUE(opened.has_value()) << opened.error().to_string();
+  EXPECT_EQ(numbers_of(read_all(fixture))[0], 1U);
+}
+
 // Goal: ranges beyond the end are refused, status tells holes from zeros from data.
 TEST(VolumeTest, RangesAndStatus) {
   VolumeFixture fixture(14);

@@ -247,54 +247,49 @@ Job VolumeManager::detach_later(std::shared_ptr<Attachment> attachment, std::uin
   }
 }
 
-Task<void> VolumeManager::acquire(std::shared_ptr<Attachment> attachment) {
+Task<void> VolumeManager::attach(std::shared_ptr<Attachment> attachment) {
   AGRO_CO_TRY(const VolumeRecord volume, co_await cluster_.metadata().find_volume(attachment->name));
   const TimePoint deadline = env_.clock.now() + options_.lock_patience;
+  bool made_room = false;
   while (true) {
     attachment->lease =
         std::make_unique<OwnLease>(env_, kv_, cluster_.metadata(), options_);
-    Result<AcquiredVolume> acquired = co_await attachment->lease->acquire(volume.id);
-    if (!acquired.has_value()) {
-      const Result<void> released = co_await attachment->lease->release();
-      if (!released.has_value()) log_warning("{}", released.error().to_string());
-      const bool again = acquired.code() == Errc::locked && env_.clock.now() < deadline && !stopping_;
-      if (!again) co_return fail(acquired.error());
-      co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::milliseconds(100));
-      continue;
-    }
-    std::string spec_text = acquired->volume.block_spec;
-    if (acquired->volume.replication > 0 && spec_text.find("replication=") == std::string::npos) {
-      spec_text = fmt::format("replication={},{}", acquired->volume.replication, spec_text);
-    }
-    AGRO_CO_TRY(const BlocksetSpec spec, parse_blockset_spec(spec_text));
-    const LogHead head{acquired->head.epoch, acquired->head.checkpoint_epoch,
-                       acquired->head.root_index, acquired->head.sequence};
-    VolumeOptions volume_options = options_.volume;
-    volume_options.description = {acquired->volume.name, acquired->volume.block_spec,
-                                  acquired->volume.replication};
-    volume_options.min_copies = cluster_.cluster().min_copies;
-    volume_options.degraded_copies = acquired->degraded_copies.value_or(0);
-    volume_options.force_recovery = options_.force_recovery.contains(attachment->name);
-    std::uint32_t sure_copies = cluster_.distributor().sure_copies();
-    if (volume_options.degraded_copies != 0) {
-      sure_copies = std::min(sure_copies, volume_options.degraded_copies);
-    }
-    co_await cluster_.wait_for_members(sure_copies);
-    AGRO_CO_TRY(attachment->volume,
-                co_await Volume::open(env_, cluster_.distributor(), spec, acquired->volume.id,
-                                      acquired->volume.size, head, *attachment->lease,
-                                      volume_options));
-    co_return Result<void>();
+    Result<void> opened = co_await open_volume(attachment, volume.id);
+    if (opened.has_value()) co_return opened;
+    const Result<void> released = co_await attachment->lease->release();
+    if (!released.has_value()) log_warning("{}", released.error().to_string());
+    const bool is_locked = opened.code() == Errc::locked && env_.clock.now() < deadline;
+    const bool makes_room = opened.code() == Errc::out_of_space && !made_room;
+    if (stopping_ || (!is_locked && !makes_room)) co_return opened;
+    made_room = made_room || makes_room;
+    co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::milliseconds(100));
   }
 }
 
-Task<void> VolumeManager::attach(std::shared_ptr<Attachment> attachment) {
-  Result<void> acquired = co_await acquire(attachment);
-  if (!acquired.has_value() && attachment->lease != nullptr) {
-    const Result<void> released = co_await attachment->lease->release();
-    if (!released.has_value()) log_warning("{}", released.error().to_string());
+Task<void> VolumeManager::open_volume(std::shared_ptr<Attachment> attachment, VolumeId id) {
+  AGRO_CO_TRY(const AcquiredVolume acquired, co_await attachment->lease->acquire(id));
+  std::string spec_text = acquired.volume.block_spec;
+  if (acquired.volume.replication > 0 && spec_text.find("replication=") == std::string::npos) {
+    spec_text = fmt::format("replication={},{}", acquired.volume.replication, spec_text);
   }
-  co_return acquired;
+  AGRO_CO_TRY(const BlocksetSpec spec, parse_blockset_spec(spec_text));
+  const LogHead head{acquired.head.epoch, acquired.head.checkpoint_epoch, acquired.head.root_index,
+                     acquired.head.sequence};
+  VolumeOptions volume_options = options_.volume;
+  volume_options.description = {acquired.volume.name, acquired.volume.block_spec,
+                                acquired.volume.replication};
+  volume_options.min_copies = cluster_.cluster().min_copies;
+  volume_options.degraded_copies = acquired.degraded_copies.value_or(0);
+  volume_options.force_recovery = options_.force_recovery.contains(attachment->name);
+  std::uint32_t sure_copies = cluster_.distributor().sure_copies();
+  if (volume_options.degraded_copies != 0) {
+    sure_copies = std::min(sure_copies, volume_options.degraded_copies);
+  }
+  co_await cluster_.wait_for_members(sure_copies);
+  AGRO_CO_TRY(attachment->volume,
+              co_await Volume::open(env_, cluster_.distributor(), spec, acquired.volume.id,
+                                    acquired.volume.size, head, *attachment->lease, volume_options));
+  co_return Result<void>();
 }
 
 Task<void> VolumeManager::detach(std::shared_ptr<Attachment> attachment) {

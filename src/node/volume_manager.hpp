@@ -53,7 +53,7 @@ class VolumeManager final : public DeviceProvider {
   struct Attachment;
 
   Task<void> attach(std::shared_ptr<Attachment> attachment);
-  Task<void> acquire(std::shared_ptr<Attachment> attachment);
+  Task<void> open_volume(std::shared_ptr<Attachment> attachment, VolumeId id);
   Task<void> detach(std::shared_ptr<Attachment> attachment);
   void release_handle(const std::shared_ptr<Attachment>& attachment);
   Job publish_health();
