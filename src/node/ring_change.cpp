@@ -172,16 +172,18 @@ Result<void> check_enough_run(const ClusterView& view, const RingSpec& present,
                           running_count, target.members.size(), target.replication));
 }
 
+bool takes_dead_out(const ClusterView& view, const RingSpec& target) {
+  const std::vector<RingMember>& members = target_of(view.ring).members;
+  return std::any_of(members.begin(), members.end(), [&](const RingMember& member) {
+    return !is_alive(view, member.id) && !has_member(target, member.id);
+  });
+}
+
 /// While dead peers are fewer than copies, every block has a copy on a living one.
 Result<void> check_copies_left(const ClusterView& view, const RingSpec& target) {
+  if (!takes_dead_out(view, target) || view.volumes.empty()) return {};
   std::uint32_t dead_count = 0;
-  bool takes_dead = false;
-  for (const PeerId& id : ring_peers(view.ring)) {
-    if (is_alive(view, id)) continue;
-    ++dead_count;
-    takes_dead |= has_member(target_of(view.ring), id) && !has_member(target, id);
-  }
-  if (!takes_dead || view.volumes.empty()) return {};
+  for (const PeerId& id : ring_peers(view.ring)) dead_count += is_alive(view, id) ? 0 : 1;
   AGRO_TRY(const std::shared_ptr<const Ring> present, make_ring(view.ring));
   std::uint32_t sure_copies = present->sure_copies();
   for (const VolumeRecord& volume : view.volumes) {
@@ -225,8 +227,8 @@ Result<RingSpec> target_after(const ClusterView& view, const RingChange& change)
   return balance(std::move(target), present.kind == RingKind::placement ? &present : nullptr);
 }
 
-/// What was and what is to be.
-Result<RingSpec> join_parts(const RingSpec& present, RingSpec target) {
+/// What was and what is to be, in so many parts.
+Result<RingSpec> join_parts(const RingSpec& present, RingSpec target, std::size_t parts_max) {
   RingSpec both;
   both.kind = RingKind::union_;
   both.version = target.version;
@@ -235,9 +237,10 @@ Result<RingSpec> join_parts(const RingSpec& present, RingSpec target) {
   // No block was placed by a ring without members.
   std::erase_if(both.parts, [](const RingSpec& part) { return part.members.empty(); });
   if (both.parts.empty()) return target;
-  if (both.parts.size() >= kUnionPartsMax) {
+  if (both.parts.size() >= parts_max) {
     return fail(Errc::conflict,
-                fmt::format("{} changes of the ring are under way already; let them end first",
+                fmt::format("{} changes of the ring are under way already; let them end first; where a "
+                            "dead peer keeps them from it, start it or remove it",
                             both.parts.size() - 1));
   }
   both.parts.push_back(std::move(target));
@@ -288,7 +291,9 @@ Result<RingSpec> plan_change(const ClusterView& view, const RingChange& change) 
   // Without volumes there are no blocks to find in their old places. And when peers are given up for
   // lost that may hold all copies of something, nobody is to wait for them any more.
   if (view.volumes.empty() || !check_copies_left(view, target).has_value()) return valid->spec();
-  AGRO_TRY(RingSpec joined, join_parts(view.ring, valid->spec()));
+  // Changes may never end while a peer that is to hold blocks is dead: so one more can take it out.
+  const std::size_t parts_max = takes_dead_out(view, target) ? kUnionPartsMax : kUnionPartsMax - 1;
+  AGRO_TRY(RingSpec joined, join_parts(view.ring, valid->spec(), parts_max));
   AGRO_TRY_OK(make_ring(joined));
   return joined;
 }
