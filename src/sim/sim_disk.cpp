@@ -141,7 +141,10 @@ class SimFile final : public File {
     if (is_closed()) co_return refuse();
     const Running running(*this);
     std::set<std::uint64_t> covered;
-    for (const Change& change : node_->unsynced) covered.insert(change.id);
+    const bool lies = disk_->faults.lying_sync;
+    if (!lies) {
+      for (const Change& change : node_->unsynced) covered.insert(change.id);
+    }
     ++disk_->sync_count;
     co_await disk_->wait();
     if (is_closed()) co_return refuse();
@@ -149,7 +152,7 @@ class SimFile final : public File {
       ++disk_->counts.sync_errors;
       co_return fail(Errc::io_error, "sync " + path_ + ": injected");
     }
-    if (disk_->faults.lying_sync) {
+    if (lies || disk_->faults.lying_sync) {
       ++disk_->counts.lies;
       co_return Result<void>();
     }
@@ -396,6 +399,20 @@ void SimDisk::kill() {
   for (auto& [path, node] : state_->files) {
     for (const auto& [id, change] : node->flying) change.apply(node->current);
     node->settle();
+  }
+}
+
+void SimDisk::replace() {
+  ++state_->crash_count;
+  for (auto& [path, node] : state_->files) node->crash(state_->random);
+  state_->files.clear();
+  state_->directories.clear();
+}
+
+void SimDisk::write_back() {
+  for (auto& [path, node] : state_->files) {
+    for (const Change& change : node->unsynced) change.apply(node->durable);
+    node->unsynced.clear();
   }
 }
 

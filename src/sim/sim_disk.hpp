@@ -81,6 +81,10 @@ class SimDisk final : public Disk {
   void crash(Random& random);
   /// kill -9: handles fail as after a crash, but what was written stays.
   void kill();
+  /// Another disk is in its place, an empty one: as a crash, and nothing of the files is left.
+  void replace();
+  /// What was written reaches the platter, synced or not; with lying syncs this is all that ever does.
+  void write_back();
   /// While set, every call fails with `closed`: what unwinds after a death can do no harm.
   void set_detached(bool detached);
 

@@ -154,6 +154,39 @@ TEST_F(SimDiskFaultsTest, LyingSync) {
   EXPECT_EQ(disk_.counts().lies, 32U);
 }
 
+// Goal: what a lying disk wrote back meanwhile a crash keeps, and no more.
+TEST_F(SimDiskFaultsTest, LyingDisksWriteBackNowAndThen) {
+  int lost = 0;
+  disk_.set_faults({.lying_sync = true});
+  for (std::uint64_t seed = 0; seed < 16; ++seed) {
+    ASSERT_TRUE(write(0, 'X'));
+    disk_.write_back();
+    ASSERT_TRUE(write(1, 'Y'));
+    ASSERT_TRUE(sim_.run(file_->sync()));
+    Random random(seed);
+    disk_.crash(random);
+    file_ = open();
+    EXPECT_EQ(stored()[0], 'X') << seed;
+    lost += stored()[1] == 'b' ? 1 : 0;
+    ASSERT_TRUE(write(0, 'a'));
+    ASSERT_TRUE(write(1, 'b'));
+    disk_.write_back();
+  }
+  EXPECT_GT(lost, 1);
+}
+
+// Goal: another disk has nothing of the one before, and who had that open hears so.
+TEST_F(SimDiskFaultsTest, ReplacedDisksAreEmpty) {
+  disk_.replace();
+  EXPECT_TRUE(disk_.files().empty());
+  EXPECT_EQ(write(0, 'X').code(), Errc::closed);
+  EXPECT_EQ(sim_.run(disk_.open("f", {})).code(), Errc::not_found);
+  file_ = open();
+  EXPECT_EQ(file_->size(), 0U);
+  ASSERT_TRUE(write(0, 'X'));
+  ASSERT_TRUE(sim_.run(file_->sync()));
+}
+
 // Goal: a slow disk takes so much longer; a stalled one answers when it goes on, and not before.
 TEST_F(SimDiskFaultsTest, SlowAndStalled) {
   disk_.set_options({.latency_min = milliseconds(1), .latency_max = milliseconds(1), .slowness = 50});
