@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "base/mutant.hpp"
@@ -29,6 +30,7 @@ struct Options {
   std::string out;
   unsigned seed_seconds = 120;
   bool first_failure = false;
+  bool json = false;
   int mutant = 0;
 };
 
@@ -38,20 +40,25 @@ struct Totals {
   double simulated_seconds = 0;
   std::uint64_t operations = 0;
   std::uint64_t flushes = 0;
+  std::uint64_t ticks = 0;
+  std::uint64_t mixed_ring_ticks = 0;
   std::map<std::string, std::uint64_t> faults;
   std::vector<std::uint64_t> failed;
 };
 
 std::set<std::string> parse_faults(const std::string& text) {
   const std::vector<std::string> all = FaultInjector::fault_names();
+  std::vector<std::string> known = FaultInjector::opt_in_names();
+  known.insert(known.begin(), all.begin(), all.end());
   std::set<std::string> names;
-  if (text == "all") names.insert(all.begin(), all.end());
-  if (text == "all" || text == "none") return names;
+  if (text == "none") return names;
   for (const std::string& name : CLI::detail::split(text, ',')) {
-    if (std::find(all.begin(), all.end(), name) == all.end()) {
+    if (name == "all") names.insert(all.begin(), all.end());
+    if (name == "all") continue;
+    if (std::find(known.begin(), known.end(), name) == known.end()) {
       throw CLI::ValidationError(
           "--faults", fmt::format("there is no fault '{}'; there are: all, none, {}", name,
-                                  fmt::join(all, ", ")));
+                                  fmt::join(known, ", ")));
     }
     names.insert(name);
   }
@@ -74,8 +81,10 @@ ScenarioResult run_seed(const Options& options, std::uint64_t seed, Trace::Level
 
 /// One line a seed from a child to its parent.
 std::string encode(std::uint64_t seed, const ScenarioResult& result) {
-  std::string line = fmt::format("{} {} {} {} {}", seed, result.problem.empty() ? "ok" : "failed",
-                                 result.simulated.count(), result.operations, result.flushes);
+  std::string line = fmt::format("{} {} {} {} {} {} {}", seed,
+                                 result.problem.empty() ? "ok" : "failed", result.simulated.count(),
+                                 result.operations, result.flushes, result.ticks,
+                                 result.mixed_ring_ticks);
   for (const auto& [name, count] : result.faults) line += fmt::format(" {}={}", name, count);
   return line + "\n";
 }
@@ -87,8 +96,12 @@ void add_line(const std::string& line, Totals& totals) {
   std::int64_t simulated_ns = 0;
   std::uint64_t operations = 0;
   std::uint64_t flushes = 0;
-  in >> seed >> verdict >> simulated_ns >> operations >> flushes;
+  std::uint64_t ticks = 0;
+  std::uint64_t mixed_ring_ticks = 0;
+  in >> seed >> verdict >> simulated_ns >> operations >> flushes >> ticks >> mixed_ring_ticks;
   ++totals.seeds;
+  totals.ticks += ticks;
+  totals.mixed_ring_ticks += mixed_ring_ticks;
   totals.simulated_seconds += static_cast<double>(simulated_ns) / 1e9;
   totals.operations += operations;
   totals.flushes += flushes;
@@ -97,6 +110,13 @@ void add_line(const std::string& line, Totals& totals) {
     totals.faults[word.substr(0, equals)] += std::stoull(word.substr(equals + 1));
   }
   if (verdict != "ok") totals.failed.push_back(seed);
+}
+
+/// What is said of single seeds of many; with --json stdout is for the totals.
+void tell(const Options& options, const std::string& text) {
+  std::FILE* out = options.json ? stderr : stdout;
+  fmt::print(out, "{}", text);
+  std::fflush(out);
 }
 
 /// A failing seed again, in a child, with its trace in a file.
@@ -113,7 +133,7 @@ void keep_trace(const Options& options, std::uint64_t seed) {
     _exit(0);
   }
   waitpid(child, nullptr, 0);
-  fmt::print("  its trace: {}\n", path);
+  tell(options, fmt::format("  its trace: {}\n", path));
 }
 
 /// A child that runs seeds one after another and reports each through a pipe.
@@ -129,8 +149,7 @@ void work(const Options& options, std::uint64_t begin, std::uint64_t end, int pi
   for (std::uint64_t seed = begin; seed < end; ++seed) {
     const ScenarioResult result = run_seed(options, seed, Trace::Level::none, stdout);
     if (!result.problem.empty()) {
-      fmt::print("FAILED {}\n", result.problem);
-      std::fflush(stdout);
+      tell(options, fmt::format("FAILED {}\n", result.problem));
       if (options.first_failure) end = seed + 1;
     }
     const std::string line = encode(seed, result);
@@ -173,10 +192,10 @@ bool read_some(Worker& worker, Totals& totals, const Options& options) {
   worker.pipe = -1;
   if (worker.next >= worker.end) return true;
   if (options.first_failure && !totals.failed.empty()) return true;  // it stopped at its own
-  fmt::print("FAILED seed {}: the simulator {}\n", worker.next,
-             WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM
-                 ? fmt::format("did not end within {} s", options.seed_seconds)
-                 : fmt::format("died (status {})", status));
+  const bool late = WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM;
+  const std::string why = late ? fmt::format("did not end within {} s", options.seed_seconds)
+                               : fmt::format("died (status {})", status);
+  tell(options, fmt::format("FAILED seed {}: the simulator {}\n", worker.next, why));
   ++totals.seeds;
   totals.failed.push_back(worker.next);
   keep_trace(options, worker.next);
@@ -246,14 +265,36 @@ class Dispatcher {
 };
 
 void print_totals(const Totals& totals, double wall_seconds) {
-  fmt::print("{} seeds, {} failed; {:.2f} simulated hours in {:.1f} s ({:.0f} times life); {} "
+  fmt::print("{} seeds, {} failed; {:.2f} simulated hours in {:.1f} s: {:.0f} per wall hour; {} "
              "operations, {} flushes\n",
              totals.seeds, totals.failed.size(), totals.simulated_seconds / 3600, wall_seconds,
              totals.simulated_seconds / wall_seconds, totals.operations, totals.flushes);
+  std::uint64_t sum = 0;
   std::string faults;
-  for (const auto& [name, count] : totals.faults) faults += fmt::format(" {} {}", name, count);
-  fmt::print("faults:{}\n", faults.empty() ? " none" : faults);
+  for (const auto& [name, count] : totals.faults) {
+    faults += fmt::format(" {} {}", name, count);
+    sum += count;
+  }
+  fmt::print("{} faults:{}\n", sum, faults.empty() ? " none" : faults);
+  fmt::print("processes knew different rings at the end of {} of {} ticks\n", totals.mixed_ring_ticks,
+             totals.ticks);
   if (!totals.failed.empty()) fmt::print("failing seeds: {}\n", fmt::join(totals.failed, " "));
+}
+
+void print_json(const Totals& totals, double wall_seconds) {
+  const nlohmann::ordered_json json = {
+      {"seeds", totals.seeds},
+      {"failed", totals.failed},
+      {"simulated_hours", totals.simulated_seconds / 3600},
+      {"wall_seconds", wall_seconds},
+      {"simulated_hours_per_wall_hour", totals.simulated_seconds / wall_seconds},
+      {"operations", totals.operations},
+      {"flushes", totals.flushes},
+      {"ticks", totals.ticks},
+      {"mixed_ring_ticks", totals.mixed_ring_ticks},
+      {"faults", totals.faults},
+  };
+  fmt::print("{}\n", json.dump(2));
 }
 
 int run_many(const Options& options) {
@@ -262,7 +303,7 @@ int run_many(const Options& options) {
   Dispatcher(options, totals).run();
   const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - begun;
   std::sort(totals.failed.begin(), totals.failed.end());
-  print_totals(totals, wall.count());
+  options.json ? print_json(totals, wall.count()) : print_totals(totals, wall.count());
   return totals.failed.empty() ? 0 : 1;
 }
 
@@ -282,8 +323,10 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--ticks", options.ticks, "how long faults and users go on, in ticks of some 100 ms "
                                            "of simulated time (default 300)");
   app.add_option("--faults", options.faults,
-                 fmt::format("all (default), none, or some of: {}",
-                             fmt::join(FaultInjector::fault_names(), ",")))
+                 fmt::format("all (default), none, or some of: {}; and what only comes when it is named "
+                             "(all,NAME): {}",
+                             fmt::join(FaultInjector::fault_names(), ","),
+                             fmt::join(FaultInjector::opt_in_names(), ",")))
       ->check([](const std::string& text) {
         try {
           (void)parse_faults(text);
@@ -299,6 +342,7 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--minutes", options.minutes, "seeds from a random one on, or --seed, for so long")
       ->check(CLI::PositiveNumber);
   app.add_option("--out", options.out, "a directory for the traces of failing seeds");
+  app.add_flag("--json", options.json, "the totals as JSON on stdout, and all else on stderr");
   app.add_flag("--first-failure", options.first_failure, "of several seeds: none after one that failed");
   app.add_option("--mutant", options.mutant,
                  "re-create the failing of this number (docs/internals/mutants.md); needs a build with "
@@ -322,10 +366,10 @@ int main_program(int argc, char** argv) {
   choose_mutant(static_cast<Mutant>(options.mutant));
   if (options.minutes > 0 && app.count("--seed") == 0) {
     options.seed = Random::from_os().below(1'000'000'000);
-    fmt::print("from seed {} on\n", options.seed);
+    tell(options, fmt::format("from seed {} on\n", options.seed));
   }
   if (!options.out.empty()) std::filesystem::create_directories(options.out);
-  const bool many = options.seeds > 1 || options.minutes > 0;
+  const bool many = options.seeds > 1 || options.minutes > 0 || options.json;
   return many ? run_many(options) : run_one(options);
 }
 

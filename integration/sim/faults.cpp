@@ -22,8 +22,8 @@ const std::vector<FaultInjector::Kind>& FaultInjector::table() {
       {"crash", 12, &FaultInjector::crash},
       {"kill", 12, &FaultInjector::kill},
       {"stop", 4, &FaultInjector::stop},
-      {"client-crash", 8, &FaultInjector::client_crash},
-      {"client-stop", 2, &FaultInjector::client_stop},
+      {"client-crash", 8, &FaultInjector::client_crash, true},
+      {"client-stop", 2, &FaultInjector::client_stop, true},
       {"lost-tail", 8, &FaultInjector::lost_tail},
       {"blackout", 2, &FaultInjector::blackout},
       {"partition", 6, &FaultInjector::partition},
@@ -41,19 +41,31 @@ const std::vector<FaultInjector::Kind>& FaultInjector::table() {
       {"disk-slow", 3, &FaultInjector::disk_slow},
       {"disk-mishaps", 4, &FaultInjector::disk_mishaps},
       {"rot", 6, &FaultInjector::rot},
+      {"disk-lost", 3, &FaultInjector::disk_lost},
       {"join", 4, &FaultInjector::join},
       {"ring-remove", 3, &FaultInjector::ring_remove},
       {"ring-add", 3, &FaultInjector::ring_add},
       {"ring-copies", 3, &FaultInjector::ring_copies},
       {"ring-weight", 2, &FaultInjector::ring_weight},
-      {"work", 5, &FaultInjector::work},
+      {"work", 5, &FaultInjector::work, true},
+      {"lying-sync", 30, &FaultInjector::lying_sync, false, true},
   };
   return kKinds;
 }
 
 std::vector<std::string> FaultInjector::fault_names() {
   std::vector<std::string> names;
-  for (const Kind& kind : table()) names.emplace_back(kind.name);
+  for (const Kind& kind : table()) {
+    if (!kind.opt_in) names.emplace_back(kind.name);
+  }
+  return names;
+}
+
+std::vector<std::string> FaultInjector::opt_in_names() {
+  std::vector<std::string> names;
+  for (const Kind& kind : table()) {
+    if (kind.opt_in) names.emplace_back(kind.name);
+  }
   return names;
 }
 
@@ -68,6 +80,9 @@ FaultInjector::FaultInjector(SimCluster& cluster, Trace& trace, Random random,
     kinds_.push_back(&kind);
     weight_sum_ += kind.weight;
   }
+  if (!names.contains("lying-sync")) return;
+  liar_ = random_.below(cluster.host_count());
+  set_disk_faults(*liar_, {});
 }
 
 void FaultInjector::inject() {
@@ -77,6 +92,7 @@ void FaultInjector::inject() {
   std::uint64_t at = random_.below(weight_sum_);
   for (const Kind* kind : kinds_) {
     if (at < kind->weight) {
+      if (is_careful() && !kind->gentle) return;
       if ((this->*kind->inject)()) ++counts_[kind->name];
       return;
     }
@@ -107,8 +123,10 @@ void FaultInjector::repair_due() {
       repairs_[index++].at = present + kTryAgain;
     }
   }
+  look_after_lost();
+  look_after_liar();
   for (auto& [peer, at] : peer_up_at_) {
-    if (cluster_.peer_life(peer) == Life::up) peer_ids_[peer] = cluster_.node(peer).id();
+    if (cluster_.peer_life(peer) == Life::up) note_id(peer);
     if (at > present || cluster_.peer_life(peer) != Life::down) continue;
     at = present + kTryAgain;
     const std::string& why = cluster_.start_error(peer);
@@ -126,6 +144,7 @@ void FaultInjector::repair_due() {
 
 void FaultInjector::repair_everything() {
   trace_.event("-", "all faults end");
+  calming_since_.reset();
   for (Repair& repair : repairs_) repair.at = now();
   for (const std::size_t peer : joined_) peer_up_at_[peer] = now();
   for (std::size_t client = 0; client < SimCluster::kClientCount; ++client) {
@@ -160,7 +179,8 @@ std::optional<std::size_t> FaultInjector::random_peer(Life life) {
 }
 
 void FaultInjector::end_peer(std::size_t index, Death death, TimePoint up_again) {
-  cluster_.disk(index).set_faults({});
+  set_disk_faults(index, {});
+  if (liar_ == index) cluster_.disk(index).write_back();
   cluster_.end_peer(index, death);
   peer_up_at_[index] = up_again;
 }
@@ -509,8 +529,10 @@ bool FaultInjector::ring_copies() {
   RingChange wanted;
   wanted.kind = RingChangeKind::set_replication;
   wanted.replication = static_cast<std::uint32_t>(1 + random_.below(3));
-  // With one copy wanted, one that has rotted may be the one that is kept.
-  if (wanted.replication == 1 && !rotten_.empty()) return false;
+  // With one copy wanted, one that has rotted may be the one that is kept, or the liar's; and nobody can
+  // be sure that a peer which is lost had none of which it was the only one.
+  const bool one_is_too_few = !rotten_.empty() || !lost_.empty() || liar_.has_value();
+  if (wanted.replication == 1 && one_is_too_few) return false;
   lowest_copies_ = std::min(lowest_copies_, wanted.replication);
   change(wanted, fmt::format("{} copies", wanted.replication));
   return true;

@@ -25,8 +25,10 @@ class FaultInjector {
   FaultInjector(SimCluster& cluster, Trace& trace, Random random, std::set<std::string> names,
                 std::uint32_t copies, std::function<void(std::size_t)> client_died);
 
-  /// All there are, in order of the table.
+  /// Those of `all`, in order of the table.
   static std::vector<std::string> fault_names();
+  /// Those that must be asked for by name.
+  static std::vector<std::string> opt_in_names();
 
   /// Something goes wrong.
   void inject();
@@ -48,14 +50,24 @@ class FaultInjector {
   std::string not_up() const;
   /// How often each was injected.
   const std::map<std::string, std::uint64_t>& counts() const { return counts_; }
-  /// Waits for ring changes under way.
-  bool is_idle() const { return jobs_.count() == 0; }
+  /// A peer lost its disk for good, ever.
+  bool lost_a_disk() const { return lost_a_disk_; }
+  /// Peers that never come back and whom the cluster still knows; empty: none.
+  std::string still_lost() const;
+  /// Whether they are to be removed from the ring by force.
+  void force_removals(bool force) { force_removals_ = force; }
+  /// Kills and starts a client.
+  void restart_client(std::size_t client) { end_client(client, SimCluster::Death::killed, now()); }
+  /// Called when that peer dies and forgets what it had acknowledged.
+  std::function<void(const PeerId& peer)> lost_writes;
 
  private:
   struct Kind {
     const char* name;
     std::uint32_t weight;
     bool (FaultInjector::*inject)();  // false: not possible now
+    bool gentle = false;  // takes no peer away and no copy, not even for a while
+    bool opt_in = false;
   };
   struct Repair {
     TimePoint at;
@@ -89,6 +101,21 @@ class FaultInjector {
   bool disk_slow();
   bool disk_mishaps();
   bool rot();
+  void set_disk_faults(std::size_t index, SimDiskFaults faults);
+  bool disk_lost();
+  void give_up(const PeerId& id);
+  void look_after_lost();
+  Job remove_lost(PeerId id);
+  bool can_spare(std::size_t peer);
+  bool two_copies_are_sure();
+  Job ask_for_copies(std::shared_ptr<std::optional<bool>> sure);
+  bool lying_sync();
+  bool is_careful() const { return calming_since_.has_value() || unrestored_; }
+  bool is_calm();
+  void look_after_liar();
+  void lose_writes();
+  bool is_restored();
+  void note_id(std::size_t peer);
   Task<std::string> read_block(std::size_t peer, BlockInfo block);
   bool has_good_copy_elsewhere(std::size_t peer, const BlockRef& ref);
   bool join();
@@ -121,6 +148,15 @@ class FaultInjector {
   std::map<std::size_t, PeerId> peer_ids_;         // of peers that were up once
   std::uint32_t lowest_copies_;  // that were ever wanted
   std::map<BlockRef, std::set<std::size_t>> rotten_;  // on which peers
+  bool lost_a_disk_ = false;
+  std::set<PeerId> lost_;  // never come back, and are to be removed
+  TimePoint look_after_lost_at_;
+  bool force_removals_ = false;
+  std::optional<std::size_t> liar_;         // whose disk lies about sync
+  std::optional<TimePoint> calming_since_;  // it is to lose its power, once all is calm
+  TimePoint calm_since_;
+  bool unrestored_ = false;  // it did, and not all copies are there again
+  std::optional<std::int64_t> scrub_before_;  // the last scrub's end when it was up again
   std::vector<Repair> repairs_;
   std::map<std::string, std::uint64_t> counts_;
   TaskGroup jobs_;

@@ -15,6 +15,11 @@ constexpr SimDiskOptions kGoodDisk{std::chrono::microseconds(20), std::chrono::m
 
 }  // namespace
 
+void FaultInjector::set_disk_faults(std::size_t index, SimDiskFaults faults) {
+  faults.lying_sync = liar_ == index;
+  cluster_.disk(index).set_faults(faults);
+}
+
 /// A store whose disk failed a write takes none until it is opened again, also one that is starting.
 void FaultInjector::restart_store(std::size_t index) {
   const Life life = cluster_.peer_life(index);
@@ -94,10 +99,10 @@ bool FaultInjector::disk_mishaps() {
   faults.stale_read_ppm = static_cast<std::uint32_t>(random_.below(most));
   trace_.event(SimCluster::peer_name(*peer), "its disk misreads: {} fail, {} misdirected, {} stale ppm",
                faults.read_error_ppm, faults.misdirected_read_ppm, faults.stale_read_ppm);
-  cluster_.disk(*peer).set_faults(faults);
+  set_disk_faults(*peer, faults);
   repair_at(later(seconds(20)), [this, index = *peer] {
     trace_.event(SimCluster::peer_name(index), "its disk reads well");
-    cluster_.disk(index).set_faults({});
+    set_disk_faults(index, {});
     return true;
   });
   return true;
@@ -109,9 +114,9 @@ bool FaultInjector::keep_misreading(std::size_t peer) {
   faults.read_error_ppm = 150'000;
   faults.misdirected_read_ppm = 150'000;
   trace_.event(SimCluster::peer_name(peer), "its disk misreads, to see that nobody notices");
-  cluster_.disk(peer).set_faults(faults);
+  set_disk_faults(peer, faults);
   repair_at(TimePoint::max(), [this, peer] {
-    cluster_.disk(peer).set_faults({});
+    set_disk_faults(peer, {});
     return true;
   });
   return true;
@@ -122,6 +127,7 @@ bool FaultInjector::has_good_copy_elsewhere(std::size_t peer, const BlockRef& re
   const std::set<std::size_t>& bad = rotten_[ref];
   for (const std::size_t other : joined_) {
     if (other == peer || bad.contains(other) || cluster_.peer_life(other) != Life::up) continue;
+    if (other == liar_) continue;
     if (cluster_.node(other).service()->store().find(ref).has_value()) return true;
   }
   return false;

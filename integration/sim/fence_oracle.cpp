@@ -33,6 +33,10 @@ std::string FenceOracle::check_peer(std::size_t index) {
   return "";
 }
 
+void FenceOracle::forget(const PeerId& peer) {
+  std::erase_if(fences_, [&peer](const auto& entry) { return entry.first.first == peer; });
+}
+
 void FenceOracle::probe(Random& random) {
   const std::size_t index = random.below(cluster_.host_count());
   if (!cluster_.peer_runs(index) || cluster_.peer_is_frozen(index)) return;

@@ -20,6 +20,8 @@ class FenceOracle {
   /// Compares the fences of each peer that is up with what they were before. Call it often, and at
   /// once when a peer is up. Empty, or what is wrong.
   std::string check();
+  /// That peer's disk lost what it had promised: its fences may be anything.
+  void forget(const PeerId& peer);
   /// Sends a peer a block of a fenced epoch, as an old writer would; check() says when it took it.
   /// Shape: the oracle outlives the loop's next second.
   void probe(Random& random);

@@ -106,6 +106,8 @@ ScenarioResult Scenario::run() {
   }
   result.simulated = cluster_->loop.clock().now() - begun;
   if (faults_ != nullptr) result.faults = faults_->counts();
+  result.ticks = tick_;
+  result.mixed_ring_ticks = mixed_ring_ticks_;
   for (const auto& volume : volumes_) {
     result.operations += volume->done_count();
     result.flushes += volume->flush_count();
@@ -135,11 +137,15 @@ Result<void> Scenario::set_up() {
                                                     size, shape_.users));
     ++next_tag_;
   }
+  std::set<std::string> names = options_.faults;
+  // With one copy nothing is promised; and with clocks beyond their bound only fences hold.
+  if (shape_.cluster.replication < 2 || shape_.users.clocks_are_bad) names.erase("lying-sync");
   faults_ = std::make_unique<FaultInjector>(
-      *cluster_, *trace_, random_.fork(), options_.faults, shape_.cluster.replication, [this](std::size_t client) {
+      *cluster_, *trace_, random_.fork(), std::move(names), shape_.cluster.replication, [this](std::size_t client) {
         for (const auto& volume : volumes_) volume->client_died(client);
       });
   fences_ = std::make_unique<FenceOracle>(*cluster_);
+  faults_->lost_writes = [this](const PeerId& peer) { fences_->forget(peer); };
   cluster_->peer_is_up = [this](std::size_t) { check_fences(); };
   for (std::size_t peer = 0; peer < shape_.cluster.started_count; ++peer) {
     faults_->set_joined(peer);
@@ -156,9 +162,23 @@ void Scenario::check_fences() {
   if (!problem.empty()) fail(problem);
 }
 
+/// Peers and clients that run, of which not all have heard of the newest ring.
+bool Scenario::rings_differ() const {
+  std::set<std::uint64_t> versions;
+  for (std::size_t peer = 0; peer < cluster_->host_count(); ++peer) {
+    if (cluster_->peer_runs(peer)) versions.insert(cluster_->node(peer).cluster().view().ring.version);
+  }
+  for (std::size_t client = 0; client < SimCluster::kClientCount; ++client) {
+    if (cluster_->client_life(client) != Life::up) continue;
+    versions.insert(cluster_->client_cluster(client).view().ring.version);
+  }
+  return versions.size() > 1;
+}
+
 void Scenario::tick() {
   cluster_->loop.run_for(std::chrono::microseconds(20'000 + random_.below(160'000)));
   check_fences();
+  mixed_ring_ticks_ += rings_differ() ? 1 : 0;
   if (probe_random_.chance(1, 10)) fences_->probe(probe_random_);
   faults_->repair_due();
   if (random_.chance(1, shape_.fault_one_in)) faults_->inject();

@@ -30,6 +30,8 @@ struct ScenarioResult {
   std::string problem;  // empty: all is as promised
   Duration simulated{0};
   std::map<std::string, std::uint64_t> faults;
+  std::uint64_t ticks = 0;             // of its life
+  std::uint64_t mixed_ring_ticks = 0;  // at the end of which processes that ran knew different rings
   std::uint64_t operations = 0;
   std::uint64_t flushes = 0;
 };
@@ -75,6 +77,9 @@ class Scenario {
   std::string left_over();
   std::vector<std::size_t> running_peers() const;
   void check_fences();
+  bool rings_differ() const;
+  std::string read_all(VolumeUser& volume, Errc* code = nullptr);
+  void force_recovery();
   void fail(std::string text) { verdict_.fail(std::move(text)); }
 
   ScenarioOptions options_;
@@ -89,6 +94,7 @@ class Scenario {
   Random probe_random_;
   std::uint32_t next_tag_ = 1;
   std::uint64_t tick_ = 0;
+  std::uint64_t mixed_ring_ticks_ = 0;
   TimePoint scrub_again_at_;
   std::map<std::size_t, std::int64_t> scrubbed_before_;  // when the faults ended; by peer
 };

@@ -16,6 +16,7 @@ namespace {
 constexpr Duration kAllUp = seconds(60);
 constexpr Duration kUsersGoOn = seconds(120);
 constexpr Duration kHealthy = seconds(240);
+constexpr Duration kForceAfter = seconds(40);  // so long people wait before they force anything
 constexpr Duration kReadable = seconds(60);
 constexpr Duration kSpaceBack = seconds(180);
 constexpr Duration kAllGone = seconds(120);
@@ -94,11 +95,14 @@ void Scenario::settle() {
 void Scenario::attach_all() {
   for (const auto& volume : volumes_) {
     if (!volume->idle()) continue;
-    volume->attach(random_.below(SimCluster::kClientCount));
+    const std::size_t client = random_.below(SimCluster::kClientCount);
+    if (cluster_->client_life(client) == SimCluster::Life::up) volume->attach(client);
   }
 }
 
 void Scenario::expect_users_go_on() {
+  const TimePoint begun = cluster_->loop.clock().now();
+  bool forced = false;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> before;
   for (const auto& volume : volumes_) {
     before.emplace_back(volume->done_count(), volume->flush_count());
@@ -107,15 +111,33 @@ void Scenario::expect_users_go_on() {
     attach_all();
     for (std::size_t index = 0; index < volumes_.size(); ++index) {
       const VolumeUser& volume = *volumes_[index];
-      if (!volume.worker_client().has_value()) return "nobody works with " + volume.name();
+      if (!volume.worker_client().has_value()) {
+        const bool patient = cluster_->loop.clock().now() - begun < kForceAfter;
+        if (faults_->lost_a_disk() && !forced && !patient) {
+          force_recovery();
+          forced = true;
+        }
+        return fmt::format("nobody works with {}; {}", volume.name(), volume.last_error());
+      }
       if (volume.done_count() < before[index].first + kOperationsWanted) {
-        return volume.name() + " stands still";
+        return fmt::format("{} stands still; {}; {}", volume.name(), trace_->last_wait(),
+                           volume.last_error());
       }
       if (volume.flush_count() == before[index].second) return volume.name() + " is not flushed";
     }
-    return "";
+    return forced ? faults_->not_up() : "";
   });
   for (const auto& volume : volumes_) volume->set_quiet(true);
+}
+
+/// Where a peer is lost for good, and fewer copies than usual were sure since, nobody can be sure that the
+/// lost one had none that counted; people who know that say so.
+void Scenario::force_recovery() {
+  trace_->event("-", "recovery is forced of all volumes");
+  for (const auto& volume : volumes_) cluster_->force_recovery.insert(volume->name());
+  for (std::size_t client = 0; client < SimCluster::kClientCount; ++client) {
+    if (cluster_->client_life(client) == SimCluster::Life::up) faults_->restart_client(client);
+  }
 }
 
 /// What the report says is wrong.
@@ -198,36 +220,35 @@ std::string Scenario::unscrubbed() {
 }
 
 void Scenario::expect_healthy() {
-  expect_within(kHealthy, "the cluster is healthy", [this] {
+  const TimePoint begun = cluster_->loop.clock().now();
+  expect_within(kHealthy, "the cluster is healthy", [this, begun] {
+    faults_->force_removals(cluster_->loop.clock().now() - begun > kForceAfter);
     attach_all();
     scrub_again();
     if (std::string who = unscrubbed(); !who.empty()) return who;
-    const std::string problem = misplaced();
+    std::string problem = faults_->still_lost();
+    if (problem.empty()) problem = misplaced();
     return problem.empty() ? report_problem() : problem;
   });
 }
 
-namespace {
-
-Job check_volume(VolumeUser& volume, Result<bool>& checked) {
-  checked = co_await volume.check_all();
+/// Why it could not be read; empty: it was.
+std::string Scenario::read_all(VolumeUser& volume, Errc* code) {
+  const TimePoint begun = cluster_->loop.clock().now();
+  const Result<bool> checked = cluster_->loop.run(volume.check_all(), kReadable);
+  if (code != nullptr) *code = checked.code();
+  if (checked.has_value()) return *checked ? "" : volume.name() + " is not open";
+  const bool ended = cluster_->loop.clock().now() < begun + kReadable;
+  if (ended) return volume.name() + ": " + checked.error().to_string();
+  return fmt::format("{}: reading it does not end: {}", volume.name(), trace_->last_wait());
 }
-
-/// Why check_all() did not read it; empty: it did.
-std::string unread(const VolumeUser& volume, const Result<bool>& checked) {
-  if (!checked.has_value()) return volume.name() + ": " + checked.error().to_string();
-  return *checked ? "" : volume.name() + " is not open";
-}
-
-}  // namespace
 
 void Scenario::expect_all_readable() {
   expect_within(kReadable, "all volumes read right", [this] {
     std::string problem;
     for (const auto& volume : volumes_) {
-      Result<bool> checked = true;
-      AGRO_ASSERT(cluster_->loop.run_job(check_volume(*volume, checked)));
-      if (problem.empty()) problem = unread(*volume, checked);
+      const std::string found = read_all(*volume);
+      if (problem.empty()) problem = found;
     }
     return problem;
   });
@@ -302,13 +323,12 @@ void Scenario::expect_bad_disk_unseen() {
     expect_within(kReadable, "all volumes read right", [this] {
       std::string problem;
       for (const auto& volume : volumes_) {
-        Result<bool> checked = true;
-        AGRO_ASSERT(cluster_->loop.run_job(check_volume(*volume, checked)));
-        if (checked.code() == Errc::corrupt || checked.code() == Errc::io_error) {
-          fail(fmt::format("{}: a read did not find the good copy: {}", volume->name(),
-                           checked.error().to_string()));
+        Errc code = Errc::ok;
+        const std::string found = read_all(*volume, &code);
+        if (code == Errc::corrupt || code == Errc::io_error) {
+          fail("a read did not find the good copy: " + found);
         }
-        if (problem.empty()) problem = unread(*volume, checked);
+        if (problem.empty()) problem = found;
       }
       return problem;
     });

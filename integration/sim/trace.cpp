@@ -5,6 +5,7 @@ namespace agro {
 Trace::Trace(std::FILE* out, Level level, const Clock& clock)
     : out_(out), level_(level), clock_(clock) {
   set_log_sink([this](LogLevel log_level, std::string_view text) {
+    if (log_level >= LogLevel::warning && text.find(" waits: ") != text.npos) last_wait_ = text;
     if (wants(log_level >= LogLevel::warning ? Level::events : Level::all)) line("log", text);
   });
 }

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <string>
 #include <string_view>
 
 #include "base/clock.hpp"
@@ -38,12 +39,15 @@ class Trace {
   }
   /// What still happens is of no interest.
   void stop() { level_ = Level::none; }
+  /// The last warning that somebody waits for something, whatever the level.
+  const std::string& last_wait() const { return last_wait_; }
   void line(std::string_view host, std::string_view text);
 
  private:
   std::FILE* out_;
   Level level_;
   const Clock& clock_;
+  std::string last_wait_ = "nobody waits";
 };
 
 }  // namespace agro

@@ -63,6 +63,18 @@ void VolumeUser::complain(const std::string& text) {
   verdict_.fail(fmt::format("volume {}: {}", name_, text));
 }
 
+void VolumeUser::note(const char* what, const Error& error) {
+  last_error_ = fmt::format("{}: {}", what, error.to_string());
+  last_error_at_ = cluster_.loop.clock().now();
+}
+
+std::string VolumeUser::last_error() const {
+  if (last_error_at_ == TimePoint()) return last_error_;
+  const Duration ago = cluster_.loop.clock().now() - last_error_at_;
+  return fmt::format("{} ms ago {}", std::chrono::duration_cast<std::chrono::milliseconds>(ago).count(),
+                     last_error_);
+}
+
 bool VolumeUser::counts(const AttachmentPtr& attachment, const char* what) {
   if (attachment->dead) return false;
   if (is_newest(attachment)) {
@@ -91,6 +103,7 @@ Job VolumeUser::use(AttachmentPtr attachment) {
   if (!device.has_value()) {
     trace_.event(host(attachment), "{}: writer {} could not: {}", name_, attachment->number,
                  device.error().to_string());
+    note("opening it failed", device.error());
   }
   if (device.has_value() && !attachment->dead) {
     attachment->device = std::move(*device);
@@ -146,6 +159,7 @@ Task<void> VolumeUser::verify(AttachmentPtr attachment) {
       continue;
     }
     trace_.detail(host(attachment), "{}: reading it: {}", name_, done.error().to_string());
+    note("reading all of it failed", done.error());
     if (is_final(done.code())) co_return done;
     co_await sleep_for(cluster_.loop.clock(), std::chrono::milliseconds(200));
   }
@@ -210,6 +224,7 @@ Job VolumeUser::work(AttachmentPtr attachment, Random random) {
       --under_way_;
       if (!done.has_value()) {
         trace_.detail(host(attachment), "{}: error: {}", name_, done.error().to_string());
+        note("an operation failed", done.error());
         if (is_final(done.code())) attachment->stop = true;
       }
     }

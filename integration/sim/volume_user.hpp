@@ -66,6 +66,8 @@ class VolumeUser {
   /// Operations that ended well, and flushes of them, ever.
   std::uint64_t done_count() const { return done_count_; }
   std::uint64_t flush_count() const { return flush_count_; }
+  /// What went wrong last, and when; for people who look for the reason.
+  std::string last_error() const;
   /// Reads all of it again, by whoever has it. False: nobody could.
   Task<bool> check_all();
 
@@ -97,6 +99,7 @@ class VolumeUser {
   bool counts(const AttachmentPtr& attachment, const char* what);
   bool is_newest(const AttachmentPtr& attachment) const { return newest_ == attachment->number; }
   void complain(const std::string& text);
+  void note(const char* what, const Error& error);
   std::string host(const AttachmentPtr& attachment) const {
     return SimCluster::client_name(attachment->client);
   }
@@ -116,6 +119,8 @@ class VolumeUser {
   TimePoint newest_since_;
   Epoch verified_;  // whose recovery was checked
   bool quiet_ = false;
+  std::string last_error_ = "nothing failed";
+  TimePoint last_error_at_;
   std::uint64_t under_way_ = 0;
   std::uint64_t done_count_ = 0;
   std::uint64_t flush_count_ = 0;
