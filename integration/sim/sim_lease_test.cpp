@@ -100,17 +100,8 @@ TEST(SimLeaseTest, StopsWhileItOpensWithoutTheStore) {
 /// volume; then it is back.
 void take_over(std::uint64_t seed, bool cut_from_peers) {
   SCOPED_TRACE(seed);
-  set_log_sink({});
-  SimCluster cluster(seed, {.store_size = 512 * 1024 * 1024});
-  Random random(seed);
-  History history;
-  ASSERT_TRUE(cluster.start().has_value());
-  std::shared_ptr<BlockDevice> old = cluster.open_volume().value();
-  const std::uint64_t sector_count = old->size_bytes() / kSectorSize;
-  bool stopped = false;
-  TaskGroup group(cluster.client_env(0).executor);
-  group.spawn(write_numbered(*old, history, random, sector_count, stopped));
-  cluster.loop.run_for(milliseconds(100 + random.below(300)));
+  NumberedCluster old(seed);
+  SimCluster& cluster = old.cluster;
   cluster.client_kv().set_down(true);
   if (cut_from_peers) cluster.network.isolate("client");
   Result<std::shared_ptr<BlockDevice>> fresh = cluster.open_elsewhere();
@@ -119,23 +110,19 @@ void take_over(std::uint64_t seed, bool cut_from_peers) {
     fresh = cluster.open_elsewhere();
   }
   ASSERT_TRUE(fresh.has_value()) << fresh.error().to_string();
-  std::vector<std::byte> bytes((*fresh)->size_bytes());
-  ASSERT_TRUE(cluster.loop.run((*fresh)->read(0, bytes)).has_value());
-  History seen = history;
-  EXPECT_TRUE(keep_survivors(seen, numbers_of(bytes))) << "what was flushed is not all there";
-  const std::size_t flushed = history.flushed_count;
+  const std::vector<std::byte> bytes = old.expect_survivors(**fresh);
+  const std::size_t flushed = old.history.flushed_count;
   cluster.client_kv().set_down(false);
   cluster.network.heal_all();
   cluster.loop.run_for(seconds(10));
-  EXPECT_EQ(history.flushed_count, flushed) << "the old writer completed a flush";
-  const Result<void> after = cluster.loop.run(old->flush(), seconds(30));
+  EXPECT_EQ(old.history.flushed_count, flushed) << "the old writer completed a flush";
+  const Result<void> after = cluster.loop.run(old.device->flush(), seconds(30));
   EXPECT_EQ(after.code(), Errc::fenced) << (after.has_value() ? "" : after.error().to_string());
   std::vector<std::byte> again(bytes.size());
   ASSERT_TRUE(cluster.loop.run((*fresh)->read(0, again)).has_value());
   EXPECT_EQ(again, bytes);
-  stopped = true;
-  EXPECT_TRUE(cluster.loop.run_until([&] { return group.count() == 0; }, seconds(60)));
-  old.reset();
+  old.stop();
+  old.device.reset();
   fresh = fail(Errc::closed, "gone");
 }
 

@@ -25,41 +25,28 @@ TEST(SimProcessTest, FrozenPeer) {
 // Goal: a client that was stopped longer than its lease, while another opened the volume and wrote,
 // completes no flush after it goes on; the other has all that was flushed and keeps its own.
 TEST(SimProcessTest, FrozenClientIsFenced) {
-  set_log_sink({});
   for (std::uint64_t seed = 1; seed <= 5 && !testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
-    SimCluster cluster(seed, {.store_size = 512 * 1024 * 1024});
-    Random random(seed);
-    History history;
-    ASSERT_TRUE(cluster.start().has_value());
-    std::shared_ptr<BlockDevice> old = cluster.open_volume().value();
-    const std::uint64_t sector_count = old->size_bytes() / kSectorSize;
-    bool stopped = false;
-    TaskGroup group(cluster.client_env(0).executor);
-    group.spawn(write_numbered(*old, history, random, sector_count, stopped));
-    cluster.loop.run_for(milliseconds(100 + random.below(300)));
+    NumberedCluster old(seed);
+    SimCluster& cluster = old.cluster;
     cluster.freeze_client(0, true);
-    const std::size_t written = history.writes.size();
+    const std::size_t written = old.history.writes.size();
     cluster.loop.run_for(seconds(3));
-    EXPECT_EQ(history.writes.size(), written) << "a stopped process went on";
+    EXPECT_EQ(old.history.writes.size(), written) << "a stopped process went on";
     std::shared_ptr<BlockDevice> fresh = cluster.open_elsewhere().value();
-    std::vector<std::byte> bytes(fresh->size_bytes());
-    ASSERT_TRUE(cluster.loop.run(fresh->read(0, bytes)).has_value());
-    History seen = history;
-    EXPECT_TRUE(keep_survivors(seen, numbers_of(bytes))) << "what was flushed is not all there";
+    old.expect_survivors(*fresh);
     const std::vector<std::byte> mine = numbered(1, 1'000'000);
     ASSERT_TRUE(cluster.loop.run(fresh->write(0, mine)).has_value());
     ASSERT_TRUE(cluster.loop.run(fresh->flush()).has_value());
-    const std::size_t flushed = history.flushed_count;
+    const std::size_t flushed = old.history.flushed_count;
     cluster.freeze_client(0, false);
     cluster.loop.run_for(seconds(10));
-    EXPECT_EQ(history.flushed_count, flushed) << "the old writer completed a flush";
-    EXPECT_EQ(cluster.loop.run(old->flush(), seconds(30)).code(), Errc::fenced);
+    EXPECT_EQ(old.history.flushed_count, flushed) << "the old writer completed a flush";
+    EXPECT_EQ(cluster.loop.run(old.device->flush(), seconds(30)).code(), Errc::fenced);
     std::vector<std::byte> sector(kSectorSize);
     ASSERT_TRUE(cluster.loop.run(fresh->read(0, sector)).has_value());
     EXPECT_EQ(sector, mine);
-    stopped = true;
-    EXPECT_TRUE(cluster.loop.run_until([&] { return group.count() == 0; }, seconds(60)));
+    old.stop();
   }
 }
 

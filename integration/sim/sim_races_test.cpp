@@ -142,10 +142,7 @@ TEST_F(SimRacesTest, DrainWhileAnOwnerRestarts) {
 // Goal: the ring does not promise three copies while a dead peer lacks the third; it does when the peer
 // is back.
 TEST_F(SimRacesTest, MoreCopiesWhileAPeerIsDown) {
-  SimCluster::Options options;
-  options.peer_count = 4;
-  options.replication = 2;
-  start(options);
+  start({.peer_count = 4, .replication = 2});
   write_tail();
   cluster_->kill_peer(3);
   cluster_->loop.run_for(seconds(15));
@@ -162,10 +159,7 @@ TEST_F(SimRacesTest, MoreCopiesWhileAPeerIsDown) {
 
 // Goal: two peers that cannot reach each other, both alive, keep neither from making copies on a third.
 TEST_F(SimRacesTest, UnreachablePeerHoldsUpNobodyElse) {
-  SimCluster::Options options;
-  options.peer_count = 3;
-  options.replication = 2;
-  start(options);
+  start({.peer_count = 3, .replication = 2});
   write_tail([&] {
     cluster_->kill_peer(1);
     cluster_->kill_peer(2);

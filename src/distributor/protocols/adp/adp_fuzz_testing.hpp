@@ -64,4 +64,23 @@ void repair_adp_checksums(MutableBytes bytes, Adjust adjust) {
   }
 }
 
+/// A connection's bytes: a good hello, unless there is to be none, then the input but its first byte.
+class AdpFuzzInput {
+ public:
+  AdpFuzzInput(const AdpHeader& hello, ConstBytes hello_body, std::span<const std::uint8_t> data,
+               bool with_hello)
+      : bytes_(with_hello ? encode_adp_frame(hello, hello_body, 0) : std::vector<std::byte>()),
+        hello_size_(bytes_.size()) {
+    const ConstBytes rest = std::as_bytes(data).subspan(1);
+    bytes_.insert(bytes_.end(), rest.begin(), rest.end());
+  }
+  ConstBytes bytes() const { return bytes_; }
+  std::size_t hello_size() const { return hello_size_; }
+  MutableBytes after_hello() { return MutableBytes(bytes_).subspan(hello_size_); }
+
+ private:
+  std::vector<std::byte> bytes_;
+  std::size_t hello_size_;
+};
+
 }  // namespace agro

@@ -82,14 +82,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   set_log_sink({});
   AdpHeader header;
   header.op = static_cast<std::uint8_t>(AdpOp::hello) | kAdpReplyBit;
-  std::vector<std::byte> input =
-      encode_adp_frame(header, encode_adp_hello({kCluster, kServer, kBlockSize}), 0);
-  if ((data[0] & 2) != 0) input.clear();
-  const std::size_t hello_size = input.size();
-  const ConstBytes rest = std::as_bytes(std::span(data, size)).subspan(1);
-  input.insert(input.end(), rest.begin(), rest.end());
+  AdpFuzzInput input(header, encode_adp_hello({kCluster, kServer, kBlockSize}), {data, size},
+                     (data[0] & 2) == 0);
   if ((data[0] & 1) == 0) {
-    repair_adp_checksums(MutableBytes(input).subspan(hello_size), [&](AdpHeader& each) {
+    repair_adp_checksums(input.after_hello(), [&](AdpHeader& each) {
       each.op |= kAdpReplyBit;
       if ((data[0] & 4) == 0) each.request_id %= 12;
     });
@@ -98,7 +94,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   SimLoop sim;
   SimNetwork no_network(sim.executor(), sim.clock(), Random(1));
   FakeNode node(sim, no_network, "client");
-  OneInputNetwork network(sim.clock(), input, hello_size == 0 ? input.size() : hello_size);
+  const std::size_t late_from = input.hello_size() == 0 ? input.bytes().size() : input.hello_size();
+  OneInputNetwork network(sim.clock(), input.bytes(), late_from);
   Env base = node.env();
   Env env{base.executor, base.clock, base.random, base.disk, network, base.offload, base.metrics};
   {

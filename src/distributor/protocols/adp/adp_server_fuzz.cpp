@@ -22,17 +22,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   set_log_sink({});
   AdpHeader header;
   header.op = static_cast<std::uint8_t>(AdpOp::hello);
-  std::vector<std::byte> input =
-      encode_adp_frame(header, encode_adp_hello({kCluster, {}, kBlockSize}), 0);
-  const std::size_t hello_size = input.size();
-  const ConstBytes rest = std::as_bytes(std::span(data, size)).subspan(1);
-  input.insert(input.end(), rest.begin(), rest.end());
   // The first byte says whether checksums are put right, and whether hello is sent at all.
-  if ((data[0] & 1) == 0) {
-    repair_adp_checksums(MutableBytes(input).subspan(hello_size), [](AdpHeader&) {});
-  }
-  ConstBytes sent = input;
-  if ((data[0] & 6) == 6) sent = sent.subspan(hello_size);
+  AdpFuzzInput input(header, encode_adp_hello({kCluster, {}, kBlockSize}), {data, size},
+                     (data[0] & 6) != 6);
+  if ((data[0] & 1) == 0) repair_adp_checksums(input.after_hello(), [](AdpHeader&) {});
+  const ConstBytes sent = input.bytes();
 
   SimLoop sim;
   SimNetwork network(sim.executor(), sim.clock(), Random(1));
