@@ -1,5 +1,8 @@
 #include "metadata/dump.hpp"
 
+#include <fmt/format.h>
+
+#include "base/crc32c.hpp"
 #include "metadata/etcd/etcd_testing.hpp"
 #include "metadata/keys.hpp"
 #include "metadata/metadata.hpp"
@@ -92,6 +95,40 @@ TYPED_TEST(DumpTest, DamageIsNoticed) {
   }
   EXPECT_EQ(test.run(restore_metadata(store, "[]", true)).code(), Errc::corrupt);
   EXPECT_EQ(this->all(), before);
+}
+
+// Goal: a dump of a newer program, and one with keys that are not ours, are refused by name, though
+// their checksums are right; a store in use is no target, an empty one is.
+TYPED_TEST(DumpTest, ForeignDumpsAndTargets) {
+  auto& test = this->backend.test;
+  Kv& store = *this->kv;
+  test.must(check_fillable(store, false));
+  const auto refusal = [&](const std::string& text) {
+    const auto restored = test.run(restore_metadata(store, text, false));
+    return restored.has_value() ? "(it was taken)" : restored.error().to_string();
+  };
+  const auto dump_of = [](int version, const std::string& crc, const std::string& entries) {
+    return fmt::format(R"({{"format": "agro-metadata-dump", "version": {}, "revision": 1,)"
+                       R"("entries": {}, "crc32c": "{}"}})",
+                       version, entries, crc);
+  };
+  const auto crc_of = [](std::string_view key) {  // of an entry without a value
+    const std::string bytes = std::string(key) + '\0' + '\n';
+    return fmt::format("{:08x}", crc32c(std::as_bytes(std::span(bytes))));
+  };
+  EXPECT_EQ(refusal(dump_of(2, "00000000", "[]")),
+            "this dump was made by a newer agroctl (not_supported)");
+  EXPECT_EQ(refusal(dump_of(1, crc_of("/etc/passwd"), R"([{"key": "/etc/passwd", "value": ""}])")),
+            "the dump has a foreign key, /etc/passwd (corrupt)");
+  EXPECT_EQ(refusal(dump_of(1, crc_of("/agro/v1/x"), R"([{"key": "/agro/v1/x", "value": ""}])")),
+            "the dump has no record of the cluster (corrupt)");
+  EXPECT_TRUE(test.must(store.list("")).entries.empty());
+
+  this->fill(1);
+  EXPECT_EQ(test.run(check_fillable(store, true)).code(), Errc::locked);
+  test.must(store.revoke_lease(this->lease));
+  EXPECT_EQ(test.run(check_fillable(store, false)).code(), Errc::already_exists);
+  test.must(check_fillable(store, true));
 }
 
 }  // namespace

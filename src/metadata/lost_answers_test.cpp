@@ -22,6 +22,7 @@ class FlakyKv final : public Kv {
   bool reachable = true;
   bool readable = true;
   bool readable_after_loss = true;
+  bool overtaken = false;  // somebody else is always quicker: no transaction's compares hold
   int transaction_count = 0;
 
   Task<std::optional<KeyValue>> get(std::string key) override {
@@ -35,6 +36,7 @@ class FlakyKv final : public Kv {
   Task<KvTxnResult> transact(std::vector<KvCompare> compares, std::vector<KvOp> ops) override {
     if (!reachable) co_return away();
     ++transaction_count;
+    if (overtaken) co_return KvTxnResult{};
     const Loss loss = std::exchange(next_transaction, Loss::none);
     if (loss != Loss::none) readable = readable_after_loss;
     if (loss == Loss::late) {
@@ -184,6 +186,69 @@ TEST_F(FlakyMetadataTest, UnreadableIsUnknown) {
   kv.readable_after_loss = false;
   const auto result = test.run(metadata.commit_head(demo.id, held.epoch, lease, held.head));
   EXPECT_EQ(result.code(), Errc::outcome_unknown);
+}
+
+// Goal: a call that others overtake each time ends and says so, having changed nothing; afterwards each
+// of them does what it was asked.
+TEST_F(FlakyMetadataTest, AlwaysOvertaken) {
+  kv.overtaken = true;
+  RingSpec ring;
+  ring.version = 1;
+  EXPECT_EQ(test.run(metadata.init_cluster(ClusterRecord(), ring)).code(), Errc::conflict);
+  kv.overtaken = false;
+  init();
+  const auto make = [&](std::string name) {
+    return metadata.create_volume(
+        {.name = std::move(name), .size = 4096, .block_spec = "", .replication = 0});
+  };
+  const VolumeRecord demo = test.must(make("demo"));
+  const VolumeRecord old = test.must(make("old"));
+  const std::uint64_t lease = test.must(kv.grant_lease(std::chrono::hours(1)));
+  PeerRecord peer;
+  peer.id.bytes.fill(3);
+  PeerRecord gone;
+  gone.id.bytes.fill(4);
+  const std::uint64_t short_lease = test.must(kv.grant_lease(seconds(1)));
+  test.must(metadata.register_peer(gone, short_lease));
+  test.must(metadata.register_peer(peer, lease));
+  test.must(metadata.delete_volume("old"));
+  test.must(kv.revoke_lease(short_lease));
+  const AcquiredVolume held = test.must(metadata.acquire_volume(demo.id, lease, "A"));
+  const VolumeRecord free = test.must(make("free"));
+  VolumeHead head = held.head;
+  head.epoch = held.epoch;
+  head.checkpoint_epoch = held.epoch;
+  head.sequence = 9;
+  ring.version = 2;
+  const auto all = [&] {
+    std::vector<Errc> codes;
+    codes.push_back(test.run(make("new")).code());
+    codes.push_back(test.run(metadata.acquire_volume(free.id, lease, "A")).code());
+    codes.push_back(test.run(metadata.commit_head(demo.id, held.epoch, lease, head)).code());
+    codes.push_back(test.run(metadata.set_degraded(demo.id, held.epoch, lease, 1)).code());
+    codes.push_back(test.run(metadata.set_health(demo.id, held.epoch, lease, "slow")).code());
+    codes.push_back(test.run(metadata.purge_done(old.id, peer.id)).code());
+    codes.push_back(test.run(metadata.forget_peer(gone.id)).code());
+    codes.push_back(test.run(metadata.publish_ring(ring, 1)).code());
+    codes.push_back(test.run(metadata.release_volume(demo.id, held.epoch, lease)).code());
+    return codes;
+  };
+  const std::uint64_t before = test.must(kv.list("/")).revision;
+  kv.overtaken = true;
+  for (const Errc code : all()) EXPECT_EQ(code, Errc::conflict);
+  EXPECT_EQ(test.must(kv.list("/")).revision, before);
+  EXPECT_EQ(test.must(metadata.health_of(demo.id)), "");
+  kv.overtaken = false;
+  for (const Errc code : all()) EXPECT_EQ(code, Errc::ok);
+  EXPECT_EQ(test.must(metadata.head(demo.id)), head);
+  EXPECT_EQ(test.must(metadata.list_volumes()).size(), 3U);
+  EXPECT_EQ(test.must(metadata.ring()), ring);
+  EXPECT_EQ(test.must(metadata.list_peers()).size(), 1U);
+  for (const bool overtaken : {true, false}) {
+    kv.overtaken = overtaken;
+    EXPECT_EQ(test.run(metadata.resume_volume(demo.id, held.epoch, lease, "A")).code(),
+              overtaken ? Errc::conflict : Errc::ok);
+  }
 }
 
 class LeaseTest : public ::testing::Test {

@@ -120,6 +120,7 @@ Task<VolumeAccount> Metadata::volume_account() {
     if (entry.key == keys::kRebuiltVolumes) account.rebuilt_below = id;
   }
   if (account.next_volume == 0) {
+    AGRO_CO_TRY_OK(co_await cluster());
     co_return fail(Errc::corrupt, "the metadata store lost its counter of volume ids");
   }
   AGRO_CO_TRY(ClusterView view, co_await this->view());

@@ -444,6 +444,84 @@ TYPED_TEST(MetadataTest, Following) {
   EXPECT_EQ(this->test().run(watch->changed()).code(), Errc::closed);
 }
 
+// Goal: what a peer says of itself is seen by all: which ring it has settled to. One that nobody
+// registered says nothing.
+TYPED_TEST(MetadataTest, SettledPeers) {
+  this->init();
+  this->test().must(this->a.register_peer(this->peer(1), this->lease(*this->kv_a)));
+  EXPECT_EQ(this->test().must(this->b.list_peers()).at(0).settled_version, 0U);
+  this->test().must(this->a.report_settled(uuid(1), 7));
+  EXPECT_EQ(this->test().must(this->b.list_peers()).at(0).settled_version, 7U);
+  EXPECT_EQ(this->error(this->a.report_settled(uuid(9), 7), "not registered"), Errc::not_found);
+}
+
+// Goal: a writer's health is seen by others until it is well, and never after it lost the volume.
+TYPED_TEST(MetadataTest, HealthOfAVolume) {
+  this->init();
+  const VolumeRecord demo = this->create("demo");
+  const std::uint64_t lease = this->lease(*this->kv_a);
+  const Epoch epoch = this->test().must(this->a.acquire_volume(demo.id, lease, "A")).epoch;
+  this->test().must(this->a.set_health(demo.id, epoch, lease, "suspended: no space"));
+  EXPECT_EQ(this->test().must(this->b.health_of(demo.id)), "suspended: no space");
+  this->test().must(this->a.set_health(demo.id, epoch, lease, ""));
+  EXPECT_EQ(this->test().must(this->b.health_of(demo.id)), "");
+  this->test().must(this->a.set_health(demo.id, epoch, lease, "degraded"));
+  this->test().must(this->kv_a->revoke_lease(lease));
+  EXPECT_EQ(this->test().must(this->b.health_of(demo.id)), "") << "it outlived its writer";
+  const std::uint64_t other = this->lease(*this->kv_b);
+  this->test().must(this->b.acquire_volume(demo.id, other, "B"));
+  EXPECT_EQ(this->error(this->a.set_health(demo.id, epoch, lease, "well"), "opened by B"),
+            Errc::fenced);
+}
+
+// Goal: the account that garbage collection goes by names all that exists or existed; without the
+// counter of ids there is none, and no new volume.
+TYPED_TEST(MetadataTest, AccountOfVolumes) {
+  EXPECT_EQ(this->error(this->a.volume_account(), "run 'agroctl init'"), Errc::not_found);
+  this->init();
+  const std::uint64_t lease = this->lease(*this->kv_a);
+  this->test().must(this->a.register_peer(this->peer(2), lease));
+  const VolumeRecord demo = this->create("demo");
+  const VolumeRecord old = this->create("old");
+  this->test().must(this->a.delete_volume("old"));
+  this->test().must(this->a.acquire_volume(demo.id, lease, "A"));
+  VolumeAccount account = this->test().must(this->b.volume_account());
+  EXPECT_EQ(account.cluster, this->test().must(this->b.cluster()).id);
+  EXPECT_EQ(account.next_volume, old.id.value + 1);
+  EXPECT_EQ(account.rebuilt_below, 0U);
+  EXPECT_EQ(account.volumes, std::vector{demo});
+  ASSERT_EQ(account.positions.size(), 1U);
+  EXPECT_TRUE(account.positions.at(0).locked);
+  EXPECT_EQ(account.tombstones.at(0).volume, old.id);
+  EXPECT_EQ(account.peers, std::vector{uuid(2)});
+
+  std::vector<KvOp> rebuilt = {keys::put(keys::kRebuiltVolumes, "2")};
+  this->test().must(this->kv_a->transact({}, std::move(rebuilt)));
+  EXPECT_EQ(this->test().must(this->b.volume_account()).rebuilt_below, 2U);
+  std::vector<KvOp> lost = {keys::remove(std::string(keys::kNextVolume))};
+  this->test().must(this->kv_a->transact({}, std::move(lost)));
+  EXPECT_EQ(this->error(this->b.volume_account(), "counter of volume ids"), Errc::corrupt);
+  const NewVolume wanted{.name = "x", .size = 4096, .block_spec = "", .replication = 0};
+  EXPECT_EQ(this->error(this->a.create_volume(wanted), "counter of volume ids"), Errc::corrupt);
+  std::vector<KvOp> used_up = {keys::put(keys::kNextVolume, std::to_string(kVolumeIdMax + 1))};
+  this->test().must(this->kv_a->transact({}, std::move(used_up)));
+  EXPECT_EQ(this->error(this->a.create_volume(wanted), "used up"), Errc::out_of_space);
+}
+
+// Goal: keys that are gone are told from a cluster or a volume that never was.
+TYPED_TEST(MetadataTest, LostKeys) {
+  this->init();
+  const VolumeRecord demo = this->create("demo");
+  std::vector<KvOp> lost = {keys::remove(std::string(keys::kRing)), keys::remove(keys::head(demo.id))};
+  this->test().must(this->kv_a->transact({}, std::move(lost)));
+  EXPECT_EQ(this->error(this->a.ring(), "lost the cluster's ring"), Errc::corrupt);
+  EXPECT_EQ(this->error(this->a.publish_ring(ring_of(2, {1}), 1), "lost the cluster's ring"),
+            Errc::corrupt);
+  EXPECT_EQ(this->error(this->a.head(demo.id), "lost the head or epoch"), Errc::corrupt);
+  EXPECT_EQ(this->error(this->a.acquire_volume(demo.id, this->lease(*this->kv_a), "A"), "lost"),
+            Errc::corrupt);
+}
+
 // Goal: damaged records are reported, not served.
 TYPED_TEST(MetadataTest, DamagedRecords) {
   this->init();
