@@ -71,7 +71,10 @@ TEST_F(StoreFaultTest, AFailedWriteOrSyncStopsWrites) {
       node_.disk.set_fault(kStoreFile, fault);
       EXPECT_EQ(put(2, size).code(), Errc::io_error);
       node_.disk.set_fault(kStoreFile, {});
-      EXPECT_EQ(put(3).code(), Errc::io_error);
+      const Result<void> refused = put(3);
+      EXPECT_EQ(refused.code(), Errc::io_error);
+      EXPECT_NE(refused.error().message.find("takes no writes since"), std::string::npos);
+      EXPECT_NE(store_->problem(), "");
       EXPECT_EQ(node_.sim.run(store_->remove({block_ref(1, 1, 1)})).code(), Errc::io_error);
       EXPECT_EQ(node_.sim.run(store_->fence({1}, {2})).code(), Errc::io_error);
       EXPECT_TRUE(is_right(1));
@@ -228,6 +231,27 @@ TEST_F(StoreFaultTest, OneSuperblockIsEnough) {
   node_.disk.flip(kStoreFile, kPageSize + 20);
   EXPECT_EQ(open().code(), Errc::corrupt);
   EXPECT_EQ(node_.sim.run(read_store_identity(node_.disk, kStoreDirectory)).code(), Errc::corrupt);
+}
+
+// Goal: a file that lost both superblocks to zeros is no new store: nothing is made over its blocks.
+TEST_F(StoreFaultTest, ZeroedSuperblocksAreNoNewStore) {
+  StoreOptions nobody = store_options(8 * kMiB);
+  nobody.peer_id = {};
+  EXPECT_EQ(open(nobody).code(), Errc::invalid_argument);
+  ASSERT_TRUE(open());
+  for (std::uint64_t i = 0; i < 40; ++i) ASSERT_TRUE(put(i, 60000));
+  close();
+  const std::uint64_t size = node_.disk.size_of(kStoreFile);
+  const std::string head = node_.disk.contents(kStoreFile, 0, kSlotsOffset);
+  for (std::uint64_t at = 0; at < head.size(); ++at) {
+    if (head[at] != 0) node_.disk.flip(kStoreFile, at, static_cast<std::byte>(head[at]));
+  }
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    const Result<void> opened = open();
+    ASSERT_EQ(opened.code(), Errc::corrupt);
+    EXPECT_NE(opened.error().message.find("lost both superblocks"), std::string::npos);
+    EXPECT_EQ(node_.disk.size_of(kStoreFile), size);
+  }
 }
 
 TEST_F(StoreFaultTest, TruncatedFilesAreRefused) {

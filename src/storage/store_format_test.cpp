@@ -135,6 +135,40 @@ TEST(StoreFormatTest, GoldenCheckpoint) {
   EXPECT_EQ(decode_checkpoint(slot.bytes(), shape).code(), Errc::corrupt);
 }
 
+// Goal: a checkpoint that verifies and yet names what no store of this size has is refused.
+TEST(StoreFormatTest, CheckpointErrors) {
+  const StoreShape shape{.block_size = kBlockSizeMin, .slot_count = 100};
+  const auto code_with = [&](auto change) {
+    AlignedBuffer slot(shape.block_size);
+    std::memset(slot.data(), 0, slot.size());
+    CheckpointHeader header;
+    StoreRecord record = golden_record();
+    record.page = 1;
+    record.flags = kRecordDurable;
+    record.data_crc = 0;
+    change(header, record);
+    store(slot.bytes().subspan(kPageSize), record);
+    encode_checkpoint(header, slot.bytes().subspan(kPageSize, sizeof record),
+                      slot.bytes().first(kPageSize));
+    return decode_checkpoint(slot.bytes(), shape).code();
+  };
+  using Header = CheckpointHeader;
+  using Record = StoreRecord;
+  EXPECT_EQ(code_with([](Header&, Record&) {}), Errc::ok);
+  EXPECT_EQ(code_with([](Header& header, Record&) { header.next_slot = 99; }), Errc::ok);
+  EXPECT_EQ(code_with([](Header& header, Record&) { header.next_slot = 100; }), Errc::corrupt);
+  EXPECT_EQ(code_with([](Header& header, Record&) { header.magic ^= 1; }), Errc::corrupt);
+  EXPECT_EQ(code_with([](Header&, Record& record) { record.slot = 100; }), Errc::corrupt);
+  EXPECT_EQ(code_with([](Header&, Record& record) { record.kind = RecordKind::remove; }), Errc::corrupt);
+
+  AlignedBuffer slot(shape.block_size);
+  std::memset(slot.data(), 0, slot.size());
+  const std::vector<std::byte> too_many(
+      (checkpoint_records_max(shape.block_size) + 1) * sizeof(StoreRecord));
+  encode_checkpoint({}, too_many, slot.bytes().first(kPageSize));
+  EXPECT_EQ(decode_checkpoint(slot.bytes(), shape).code(), Errc::corrupt);
+}
+
 // Goal: frames chain, fill slots without crossing them, and put blocks where their records say.
 TEST(StoreFormatTest, AGroupIsLaidOutInFrames) {
   constexpr std::uint32_t kPages = kBlockSizeMin / kPageSize;

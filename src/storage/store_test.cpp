@@ -216,6 +216,27 @@ TEST_P(StoreTest, ManyAtOnce) {
   }
 }
 
+// Goal: what a scrub reads is the whole block; a block that is not here, and a store that is closed, say
+// so.
+TEST_P(StoreTest, ReadsWhatIsStored) {
+  for (const std::size_t size : {std::size_t{100}, std::size_t{9000}, std::size_t{kBlockSizeMin}}) {
+    SCOPED_TRACE(size);
+    const BlockRef ref = block_ref(1, 1, size);
+    ASSERT_TRUE(put(ref, size));
+    AlignedBuffer out(round_up(size, kPageSize));
+    ASSERT_TRUE(node_.sim.run(store_->read_stored(ref, out.bytes())));
+    EXPECT_EQ(as_text(out.bytes().first(size)), text_of(block_bytes(ref, size)));
+  }
+  AlignedBuffer out(kPageSize);
+  EXPECT_EQ(node_.sim.run(store_->read_stored(block_ref(1, 1, 1), out.bytes())).code(),
+            Errc::not_found);
+  EXPECT_EQ(store_->problem(), "");
+  ASSERT_TRUE(node_.sim.run(store_->renew_records()));
+  EXPECT_EQ(read(block_ref(1, 1, 9000)).value(), text_of(block_bytes(block_ref(1, 1, 9000), 9000)));
+  ASSERT_TRUE(node_.sim.run(store_->close()));
+  EXPECT_NE(node_.sim.run(store_->read_stored(block_ref(1, 1, 100), out.bytes())).code(), Errc::ok);
+}
+
 TEST_P(StoreTest, ClosedIsClosed) {
   ASSERT_TRUE(put(block_ref(1, 1, 1), 100));
   EXPECT_TRUE(node_.sim.run(store_->close()));
