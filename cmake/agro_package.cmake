@@ -68,7 +68,7 @@ function(agro_package)
       add_dependencies(threaded_tests ${P_NAME}_test)
     endif()
     gtest_discover_tests(${P_NAME}_test DISCOVERY_MODE PRE_TEST TEST_PREFIX ${P_NAME}.
-                         PROPERTIES TIMEOUT 300)
+                         PROPERTIES TIMEOUT ${AGRO_TEST_TIMEOUT_S})
   endif()
   foreach(source ${P_FUZZERS})
     agro_fuzzer(${source} ${target} ${test_dep_targets})
