@@ -4,8 +4,11 @@ DATA ?= agro-data
 SECONDS ?= 60
 MINUTES ?= 60
 JOBS ?= $(shell nproc)
+SEEDS ?= 300
+# The sanitizers of clang 14 can hang or die where the kernel randomizes addresses by more than 28 bits.
+FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: run build test test-cluster sim check asan tsan fuzz coverage soak bench clean
+.PHONY: run build test test-build test-cluster sim check asan asan-build tsan tsan-build fuzz mutants coverage soak bench clean
 .DEFAULT_GOAL := build
 
 # A release of the four programs in build/bin/.
@@ -19,12 +22,14 @@ run: build
 	@exec $(BUILD)/bin/agro standalone --data-dir $(DATA) --create-volume demo=10GiB
 
 # Everything that can fail: unit tests, simulated crashes, fuzz corpora, real clients.
-test:
+test: test-build
+	@ctest --test-dir $(BUILD)/test --output-on-failure -j $(JOBS) -LE cluster
+
+test-build:
 	@tools/setup test
 	@tools/tidy
 	@cmake -G Ninja -S . -B $(BUILD)/test -DAGRO_TESTS=ON >/dev/null
 	@cmake --build $(BUILD)/test -j $(JOBS)
-	@ctest --test-dir $(BUILD)/test --output-on-failure -j $(JOBS) -LE cluster
 
 # The scenarios with many processes, a real etcd, and networks that break; about 20 minutes, as root. One that fails is run a second
 # time: they have bounds on time, and machines are noisy. The first failure is printed all the same.
@@ -42,22 +47,27 @@ sim:
 	@cmake --build $(BUILD)/test -j $(JOBS) --target agro-sim
 	@$(BUILD)/test/bin/agro-sim --minutes $(MINUTES) --jobs $(JOBS) --out $(BUILD)/sim-failures
 
-# Unit tests and seeds of the simulator under AddressSanitizer and UBSan, built by clang, which also flags dropped co_await
-# results. The libFuzzer programs are part of this build.
-asan:
+# Unit tests and SEEDS seeds of the simulator under AddressSanitizer and UBSan, built by clang, which also flags dropped co_await
+# results.
+asan: asan-build
+	@$(FIXED_ADDRESSES) ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -E '^(integration|cluster|sim)\.'
+	@$(FIXED_ADDRESSES) $(BUILD)/asan/bin/agro-sim --seeds $(SEEDS) --ticks 100 --jobs $(JOBS) --out $(BUILD)/sim-failures
+
+# The libFuzzer programs are part of this build.
+asan-build:
 	@tools/setup test
 	@cmake --preset asan -B $(BUILD)/asan >/dev/null
-	@cmake --build $(BUILD)/asan -j $(JOBS) --target unit_tests agro-sim
-	@ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -E '^(integration|cluster|sim)\.'
-	@$(BUILD)/asan/bin/agro-sim --seeds 300 --ticks 100 --jobs $(JOBS) --out $(BUILD)/sim-failures
+	@cmake --build $(BUILD)/asan -j $(JOBS) --target unit_tests fuzzers agro-sim
 
 # The tests of what has more threads than its loop, under ThreadSanitizer.
-tsan:
+tsan: tsan-build
+	@TSAN_OPTIONS="suppressions=$(CURDIR)/tools/tsan.supp" $(FIXED_ADDRESSES) ctest --test-dir $(BUILD)/tsan --output-on-failure \
+	  -j $(JOBS) -R "^(base|storage|metadata|distributor_grpc|internal_http)\\."
+
+tsan-build:
 	@tools/setup test
 	@cmake --preset tsan -B $(BUILD)/tsan >/dev/null
 	@cmake --build $(BUILD)/tsan -j $(JOBS) --target threaded_tests
-	@TSAN_OPTIONS="suppressions=$(CURDIR)/tools/tsan.supp" ctest --test-dir $(BUILD)/tsan --output-on-failure -j $(JOBS) \
-	  -R "^(base|storage|metadata|distributor_grpc|internal_http)\\."
 
 # Known failings, one at a time: the simulator must notice each within 500 seeds (docs/internals/mutants.md).
 mutants:
@@ -71,7 +81,7 @@ fuzz:
 	@tools/setup test
 	@cmake --preset fuzz -B $(BUILD)/asan >/dev/null
 	@cmake --build $(BUILD)/asan -j $(JOBS) --target fuzzers
-	@tools/fuzz $(BUILD)/asan/fuzz $(SECONDS) $(JOBS)
+	@$(FIXED_ADDRESSES) tools/fuzz $(BUILD)/asan/fuzz $(SECONDS) $(JOBS)
 
 # Which lines the unit tests and the simulator run, by package; fails when one is below 90 %.
 coverage:

@@ -4,7 +4,8 @@
 # with what may legally be there; nothing that was flushed is ever missing.
 #
 # Method: the test's own thread kills and starts; another one opens, checks, writes, and reads on.
-# Usage: chaos_test.py BIN_DIR [SEED] [--full]     (--full: 5 minutes, else 90 s)
+# Usage: chaos_test.py BIN_DIR [SEED] [--full]     (--full: 5 minutes, else 90 s; AGRO_CHAOS_SECONDS is above both)
+import os
 import random
 import threading
 import time
@@ -152,7 +153,7 @@ def main():
     cluster.start_client()
     survivor = Survivor(seed, cluster)
     chaos = Chaos(seed, cluster, survivor)
-    seconds = 300 if full else 90
+    seconds = int(os.environ.get("AGRO_CHAOS_SECONDS", 300 if full else 90))
     step(f"everything is killed at random for {seconds} s")
     survivor.thread.start()
     chaos.run(seconds)
