@@ -1,5 +1,6 @@
 // Checkpoints: the INode follows the log, and what it no longer needs is deleted.
 #include <algorithm>
+#include <utility>
 
 #include "base/log.hpp"
 #include "base/mutant.hpp"
@@ -38,8 +39,8 @@ Task<void> Volume::checkpoint_locked() {
   if (AGRO_MUTANT(kFreedBeforeCommit)) delete_blocks(std::exchange(doomed_, {}));
   for (const PageKey key : inode_.pages_to_move()) map_.mark_dirty(key);
   map_.begin_checkpoint();
-  log_bytes_ = 0;
-  log_blocks_ = 0;
+  const std::uint64_t log_bytes = std::exchange(log_bytes_, 0);
+  const std::uint64_t log_blocks = std::exchange(log_blocks_, 0);
   std::vector<PageKey> taken;
   BlockRef root;
   Result<void> written = co_await write_inode(taken, covered, root);
@@ -48,6 +49,8 @@ Task<void> Volume::checkpoint_locked() {
   }
   if (!written.has_value()) {
     map_.abort_checkpoint();
+    log_bytes_ += log_bytes;
+    log_blocks_ += log_blocks;
     for (const PageKey key : taken) map_.mark_dirty(key);
     if (written.code() == Errc::fenced) fail_device(written.error());
     co_return written;
@@ -108,16 +111,21 @@ Task<void> Volume::free_dead_blocks() {
 }
 
 Job Volume::checkpoint_when_due() {
+  Duration pause = options_.retry_after;  // longer after each failure: they cost space, too
   while (!stopping_jobs_) {
     co_await wait_until(checkpoint_wanted_, env_.clock, env_.clock.now() + kIdleCheckpoint);
     if (stopping_jobs_ || failed_) continue;
     const bool idle = !is_busy() && (log_blocks_ > 0 || map_.dead_count() > 0);
-    if (!checkpoint_is_due() && !idle) continue;
+    // What died before a failed one is counted nowhere else, and users may be waiting for its space.
+    const bool failed_before = pause != options_.retry_after;
+    if (!checkpoint_is_due() && !idle && !failed_before) continue;
     const Result<void> done = co_await checkpoint();
+    if (done.has_value()) pause = options_.retry_after;
     if (!done.has_value() && !stopping_jobs_ && !failed_) {
       log_warning("volume {}: checkpoint failed, will try again: {}", id_.value,
                   done.error().to_string());
-      co_await wait_until(stopping_, env_.clock, env_.clock.now() + options_.retry_after);
+      co_await wait_until(stopping_, env_.clock, env_.clock.now() + pause);
+      pause = std::min(pause * 2, kIdleCheckpoint);
     }
   }
 }

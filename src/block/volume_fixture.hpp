@@ -25,6 +25,7 @@ class TestLease final : public VolumeLease {
     co_await yield_to_loop();
     if (crashed_) co_return fail(Errc::closed, "crashed");
     if (head_.epoch > epoch_) co_return fail(Errc::fenced, "a newer epoch");
+    if (commit_fails) co_return fail(Errc::unavailable, "no metadata store");
     head_ = head;
     co_return Result<void>();
   }
@@ -37,6 +38,7 @@ class TestLease final : public VolumeLease {
   }
   std::uint32_t degraded = 0;
   bool degraded_fails = false;
+  bool commit_fails = false;
   void crash() { crashed_ = true; }
   void set_valid(bool valid) {
     valid_ = valid;

@@ -185,6 +185,23 @@ TEST(VolumeTest, TrimFreesFullStores) {
   for (std::uint64_t lba = 0; lba < 600; ++lba) ASSERT_EQ(found[lba], lba < 300 ? 0 : lba + 1);
 }
 
+// Goal: a checkpoint that failed is made up for though nobody writes: what died before it is deleted.
+TEST(VolumeTest, FailedCheckpointIsTriedAgainWhenIdle) {
+  VolumeFixture fixture(1);
+  ASSERT_TRUE(fixture.open().has_value());
+  const std::vector<std::byte> data = pattern(fixture.size_bytes / 2, 1);
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->write(0, data)).has_value());
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->checkpoint()).has_value());
+  const std::uint64_t used_before = fixture.blocks.used();
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->trim(0, data.size())).has_value());
+  fixture.lease->commit_fails = true;
+  EXPECT_EQ(fixture.loop.run(fixture.volume->checkpoint()).code(), Errc::unavailable);
+  EXPECT_GE(fixture.blocks.used(), used_before) << "the committed INode still needs them";
+  fixture.lease->commit_fails = false;
+  fixture.loop.run_for(std::chrono::seconds(30));
+  EXPECT_LT(fixture.blocks.used(), used_before / 4);
+}
+
 // Goal: peers that fail for a while delay, never fail, the device; fenced fails it for good.
 TEST(VolumeTest, FailuresSuspendFencedFails) {
   VolumeFixture fixture(11);
