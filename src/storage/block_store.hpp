@@ -93,6 +93,8 @@ class BlockStore {
                                                MutableBytes out) = 0;
 
   /// Deletes blocks, durably on return; those that are not here are skipped. Returns how many were.
+  /// After an error a block counts as gone if it may be so when the store is opened again: others take
+  /// what find() and list() say for durable.
   virtual Task<std::size_t> remove(std::vector<BlockRef> refs) = 0;
 
   /// Blocks that match, sorted by ref. What is put or removed meanwhile may or may not show.

@@ -112,7 +112,11 @@ Task<void> MmapStore::commit_group() {
   }
   if (!written.has_value()) {
     const Error error = poison(std::move(written).error());
-    for (const Entry& entry : entries) finish(entry, fail(error));
+    for (const Entry& entry : entries) {
+      // The record may be there when the store is opened again: nobody may rely on that block any more.
+      if (entry.record.kind == RecordKind::remove) index_.remove(entry.record.ref());
+      finish(entry, fail(error));
+    }
     co_return fail(error);
   }
   position_ = group.end();
