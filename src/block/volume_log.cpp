@@ -170,7 +170,8 @@ Task<void> Volume::mark_sectors(std::uint64_t lba, std::uint64_t count, ExtentKi
       map_.assign(lba, chunk, mark, 0);
       lba = chunk_end;
     }
-    co_await yield_to_loop();
+    // Not after the last: between looking at the lease and the answer no time may pass.
+    if (lba < end) co_await yield_to_loop();
   }
   co_return Result<void>();
 }
