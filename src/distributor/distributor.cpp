@@ -190,7 +190,8 @@ Space Distributor::space() const {
   // What a peer that cannot be reached has free is no use to anybody now. With fewer connected than
   // copies are wanted, it is not space that is missing.
   const bool enough = free_connected.size() >= copy_count();
-  sum.available = available_for_copies(enough ? free_connected : free, copy_count());
+  const auto known = static_cast<std::uint32_t>(free.size());  // others never said what they have
+  sum.available = available_for_copies(enough ? free_connected : free, std::min(copy_count(), known));
   return sum;
 }
 

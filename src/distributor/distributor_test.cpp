@@ -87,7 +87,11 @@ class FakePeer final : public Peer {
     co_return co_await service_.fence(volume, epoch);
   }
   Task<PeerStat> stat(TimePoint) override { co_return service_.stat(); }
-  std::optional<PeerStat> last_stat() const override { return service_.stat(); }
+  std::optional<PeerStat> last_stat() const override {
+    if (never_answered) return std::nullopt;
+    return service_.stat();
+  }
+  bool never_answered = false;
   void close() override { is_connected = false; }
 
  private:
@@ -559,6 +563,13 @@ TEST_F(DistributorTest, SpaceIsTheSumOfMembers) {
   EXPECT_EQ(distributor_.space().available, 2ULL << 30);
   lose(ranked(1, 2));  // now peers are missing, not space
   EXPECT_EQ(distributor_.space().available, (4ULL << 30) - 2 * size);
+}
+
+// Goal: a member that never said what it has does not make the others look full.
+TEST_F(DistributorTest, SpaceWithoutWhoNeverAnswered) {
+  for (std::size_t rank = 1; rank < 4; ++rank) ranked(1, rank).never_answered = true;
+  EXPECT_EQ(distributor_.space().size, 1ULL << 30);
+  EXPECT_EQ(distributor_.space().available, 1ULL << 30);
 }
 
 // Goal: what is available is what two copies on distinct peers can take.
