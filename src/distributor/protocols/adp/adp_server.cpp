@@ -16,6 +16,7 @@ constexpr std::size_t kInFlightBytesMax = std::size_t{32} << 20;
 /// What a request costs beside its block.
 constexpr std::size_t kRequestCost = 512;
 /// A connection that has not said hello by then is closed.
+constexpr Duration kAcceptRetryDelay = std::chrono::seconds(1);
 constexpr Duration kHelloLimit = std::chrono::seconds(10);
 
 std::vector<std::byte> encode_reply(AdpOp op, std::uint64_t request_id, ConstBytes body,
@@ -85,9 +86,10 @@ Job AdpServer::accept_loop(std::shared_ptr<Listener> listener) {
     } else if (stream.code() == Errc::closed) {
       co_return;
     } else {
-      log_error("adp: {}: {}; listening there no more", listener->address().to_string(),
-                stream.error().to_string());
-      co_return;
+      // Out of descriptors, most likely: those who are connected will leave some day.
+      log_warning("adp: cannot accept on {}: {}", listener->address().to_string(),
+                  stream.error().to_string());
+      co_await wait_until(stopped_, env_.clock, env_.clock.now() + kAcceptRetryDelay);
     }
   }
 }
@@ -102,6 +104,7 @@ void AdpServer::serve(std::unique_ptr<Stream> stream) {
 
 Awaitable<void> AdpServer::stop() {
   stopping_ = true;
+  stopped_.notify_all();
   for (const std::shared_ptr<Listener>& listener : listeners_) listener->close();
   for (const ConnectionPtr& connection : connections_) {
     connection->closed = true;

@@ -57,6 +57,7 @@ class AdpServer final : public PeerServer {
   std::shared_ptr<PeerService> service_;
   BufferClasses buffers_;
   bool stopping_ = false;
+  Event stopped_;  // ends waits for another accept
   std::vector<std::shared_ptr<Listener>> listeners_;
   std::vector<ConnectionPtr> connections_;
   TaskGroup jobs_;

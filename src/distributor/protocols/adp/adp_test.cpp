@@ -31,6 +31,42 @@ Job keep(Task<T> task, std::shared_ptr<std::optional<Result<T>>> out) {
   *out = co_await std::move(task);
 }
 
+/// A listener that fails to accept for a while, as one does without descriptors, and then is a real one.
+class HaltingListener final : public Listener {
+ public:
+  HaltingListener(std::unique_ptr<Listener> real, int& failures) : real_(std::move(real)), failures_(failures) {}
+  Task<std::unique_ptr<Stream>> accept() override {
+    if (failures_ > 0) {
+      --failures_;
+      return refuse();
+    }
+    return real_->accept();
+  }
+  void close() override { real_->close(); }
+  Address address() const override { return real_->address(); }
+
+ private:
+  static Task<std::unique_ptr<Stream>> refuse() { co_return fail(Errc::io_error, "too many open files"); }
+  std::unique_ptr<Listener> real_;
+  int& failures_;
+};
+
+class HaltingNetwork final : public Network {
+ public:
+  explicit HaltingNetwork(Network& real) : real_(real) {}
+  Task<std::unique_ptr<Stream>> connect(Address address, TimePoint deadline) override {
+    return real_.connect(std::move(address), deadline);
+  }
+  Task<std::unique_ptr<Listener>> listen(Address address) override {
+    AGRO_CO_TRY(std::unique_ptr<Listener> real, co_await real_.listen(std::move(address)));
+    co_return std::make_unique<HaltingListener>(std::move(real), failures);
+  }
+  int failures = 0;
+
+ private:
+  Network& real_;
+};
+
 class AdpTest : public testing::Test {
  protected:
   AdpTest() {
@@ -232,6 +268,21 @@ TEST_F(AdpTest, KilledAndBack) {
   ASSERT_TRUE(connect());
   EXPECT_LT(sim_.clock().now() - back, seconds(3));
   EXPECT_TRUE(write(2).has_value());
+}
+
+// Goal: a server that cannot accept for a while serves those who come later.
+TEST_F(AdpTest, AcceptsAgainAfterErrors) {
+  kill_server();
+  HaltingNetwork network(server_node_.env().network);
+  network.failures = 3;
+  const Env env = server_node_.env();
+  server_ = std::make_unique<AdpServer>(
+      Env{env.executor, env.clock, env.random, env.disk, network, env.offload, env.metrics}, uuid_of(0xCC), service_);
+  ASSERT_TRUE(sim_.run(server_->listen(kAddress)).has_value());
+  ASSERT_TRUE(connect());
+  EXPECT_TRUE(write(1).has_value());
+  EXPECT_EQ(network.failures, 0);
+  kill_server();
 }
 
 // Goal: a connection cut at any byte of a frame loses that request only, with an error.
