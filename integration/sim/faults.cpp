@@ -533,6 +533,7 @@ bool FaultInjector::ring_copies() {
   // be sure that a peer which is lost had none of which it was the only one.
   const bool one_is_too_few = !rotten_.empty() || !lost_.empty() || liar_.has_value();
   if (wanted.replication == 1 && one_is_too_few) return false;
+  if (!lost_.empty()) return false;  // it counts as a member until it is taken out, and then is one too few
   lowest_copies_ = std::min(lowest_copies_, wanted.replication);
   change(wanted, fmt::format("{} copies", wanted.replication));
   return true;

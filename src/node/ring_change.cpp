@@ -14,6 +14,8 @@ namespace agro {
 namespace {
 
 constexpr int kAttemptsMax = 16;
+/// Of a union that has changes waiting which others need not.
+constexpr std::size_t kPartsMax = 7;
 
 auto find_member(RingSpec& spec, const PeerId& id) {
   return std::find_if(spec.members.begin(), spec.members.end(),
@@ -179,6 +181,16 @@ bool takes_dead_out(const ClusterView& view, const RingSpec& target) {
   });
 }
 
+/// Whether the ring has fewer living members than copies, and gets one more.
+bool brings_missing_in(const ClusterView& view, const RingSpec& target) {
+  const auto living = [&view](const RingSpec& ring) {
+    return std::count_if(ring.members.begin(), ring.members.end(),
+                         [&view](const RingMember& member) { return is_alive(view, member.id); });
+  };
+  const RingSpec& present = target_of(view.ring);
+  return living(present) < static_cast<std::ptrdiff_t>(present.replication) && living(target) > living(present);
+}
+
 /// While dead peers are fewer than copies, every block has a copy on a living one.
 Result<void> check_copies_left(const ClusterView& view, const RingSpec& target) {
   if (!takes_dead_out(view, target) || view.volumes.empty()) return {};
@@ -291,8 +303,10 @@ Result<RingSpec> plan_change(const ClusterView& view, const RingChange& change) 
   // Without volumes there are no blocks to find in their old places. And when peers are given up for
   // lost that may hold all copies of something, nobody is to wait for them any more.
   if (view.volumes.empty() || !check_copies_left(view, target).has_value()) return valid->spec();
-  // Changes may never end while a peer that is to hold blocks is dead: so one more can take it out.
-  const std::size_t parts_max = takes_dead_out(view, target) ? kUnionPartsMax : kUnionPartsMax - 1;
+  // Changes may never end while peers that are to hold blocks are dead, or too few: what mends that may
+  // come on top of them.
+  const bool mends = takes_dead_out(view, target) || brings_missing_in(view, target);
+  const std::size_t parts_max = mends ? kUnionPartsMax : kPartsMax;
   AGRO_TRY(RingSpec joined, join_parts(view.ring, valid->spec(), parts_max));
   AGRO_TRY_OK(make_ring(joined));
   return joined;

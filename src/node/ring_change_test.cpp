@@ -156,8 +156,27 @@ TEST(RingChangeTest, ADeadPeerCanAlwaysBeTakenOut) {
   EXPECT_EQ(plan_change(view, forced).code(), Errc::conflict);
   EXPECT_EQ(plan_change(view, change_of(RingChangeKind::remove, {member(1)})).code(), Errc::conflict);
   const RingSpec without = plan(view, change_of(RingChangeKind::remove, {member(9)}));
-  ASSERT_EQ(without.parts.size(), kUnionPartsMax);
+  ASSERT_EQ(without.parts.size(), 8U);
   EXPECT_EQ(target_of(without).members.size(), 8U);
+}
+
+// Goal: nor is a ring whose target has too few members stuck because changes wait for more of them. Found by
+// the simulator, seed 403654.
+TEST(RingChangeTest, AMissingMemberCanAlwaysBeAdded) {
+  ClusterView view = view_of(12, 2);
+  for (std::uint8_t number = 3; number <= 8; ++number) {
+    view.ring = plan(view, change_of(RingChangeKind::add, {member(number)}));
+  }
+  for (std::size_t index = 1; index < 8; ++index) view.peers[index].alive = false;
+  RingSpec alone = target_of(view.ring);
+  std::erase_if(alone.members, [](const RingMember& one) { return !(one.id == member(1).id); });
+  alone.overrides.clear();
+  view.ring.parts.push_back(alone);
+  const RingSpec two = plan(view, change_of(RingChangeKind::add, {member(9)}));
+  EXPECT_EQ(two.parts.size(), 9U);
+  EXPECT_EQ(target_of(two).members.size(), 2U);
+  view.ring = two;
+  EXPECT_EQ(plan_change(view, change_of(RingChangeKind::add, {member(10)})).code(), Errc::conflict);
 }
 
 // Goal: nothing to move, no union: without volumes, and from a ring without members.

@@ -22,8 +22,8 @@ namespace agro {
 std::string_view ring_kind_name(RingKind kind);
 Result<RingKind> parse_ring_kind(std::string_view name);
 
-/// Changes on top of unfinished changes.
-inline constexpr std::size_t kUnionPartsMax = 8;
+/// Changes on top of unfinished changes; how many may wait for what: node/ring_change.
+inline constexpr std::size_t kUnionPartsMax = 16;
 
 class Ring {
  public:
