@@ -47,6 +47,7 @@ class VolumeManager::OwnLease final : public VolumeLease {
     const bool known = text == told_health_ && (text.empty() || told_under_ == lease_->id());
     if (!stable || known || !valid()) co_return;
     const std::uint64_t lease = lease_->id();
+    told_health_.reset();  // it may be there although the answer is an error
     const Result<void> done = co_await metadata_.set_health(volume_, epoch_, lease, text);
     if (!done.has_value()) co_return;  // the next round tries again
     told_health_ = std::move(text);
@@ -152,7 +153,7 @@ class VolumeManager::OwnLease final : public VolumeLease {
   bool lost_ = false;
   bool stopping_ = false;
   std::string seen_health_;  // last round
-  std::string told_health_;  // in the metadata store
+  std::optional<std::string> told_health_ = "";  // in the metadata store; none: nobody knows
   std::uint64_t told_under_ = 0;
   AsyncMutex mutex_;  // one at a time takes the lock again
   Event changed_;
