@@ -1,9 +1,11 @@
 // agro: the server. One peer of a cluster, or with `standalone` a whole one-machine cluster.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "agro/standalone.hpp"
+#include "base/log.hpp"
 #include "base/units.hpp"
 #include "common/cluster_source.hpp"
 #include "common/program.hpp"
@@ -131,10 +133,29 @@ Task<void> run_without_metadata(SystemEnv& system, PeerOptions options) {
   co_return answered.has_value() ? closed : answered;
 }
 
+/// A peer may start before its metadata store has a leader: it waits, and says so. None: told to stop.
+Task<std::unique_ptr<Kv>> open_when_it_answers(SystemEnv& system, std::string uri) {
+  Duration pause = std::chrono::seconds(1);
+  constexpr Duration kPauseMax = std::chrono::seconds(15);
+  while (true) {
+    Result<std::unique_ptr<Kv>> kv = co_await open_measured_kv(system.env(), uri, false);
+    const bool passes = kv.code() == Errc::unavailable || kv.code() == Errc::timed_out;
+    if (!passes) co_return std::move(kv);
+    if (!system.stop_requested()) {
+      log_warning("waiting for the metadata store: {}", kv.error().to_string());
+      Clock& clock = system.env().clock;
+      co_await wait_until(system.stop_event(), clock, clock.now() + pause);
+    }
+    if (system.stop_requested()) co_return std::unique_ptr<Kv>();
+    pause = std::min<Duration>(pause * 2, kPauseMax);
+  }
+}
+
 Task<void> run_peer(SystemEnv& system, PeerOptions options) {
   if (options.without_metadata) co_return co_await run_without_metadata(system, std::move(options));
   AGRO_CO_TRY(const std::string uri, metadata_uri(options.metadata));
-  AGRO_CO_TRY(const std::unique_ptr<Kv> kv, co_await open_measured_kv(system.env(), uri, false));
+  AGRO_CO_TRY(const std::unique_ptr<Kv> kv, co_await open_when_it_answers(system, uri));
+  if (kv == nullptr) co_return Result<void>();
   Result<void> served = co_await serve_peer(system, *kv, std::move(options));
   Result<void> closed = co_await kv->close();
   co_return served.has_value() ? closed : served;

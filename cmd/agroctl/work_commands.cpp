@@ -27,6 +27,7 @@ struct WorkOptions {
 struct Answer {
   PeerId id;
   Result<PeerReport> report = fail(Errc::unavailable, "not asked");
+  bool dead = false;  // listed, so that nobody takes the others for all; not asked
 };
 
 Result<std::vector<Answer>> chosen_peers(const ClusterView& view, const WorkOptions& options) {
@@ -36,10 +37,14 @@ Result<std::vector<Answer>> chosen_peers(const ClusterView& view, const WorkOpti
     chosen.push_back({.id = peer.record.id});
   }
   if (!options.peers.empty()) return chosen;
+  bool any_alive = false;
   for (const PeerView& peer : view.peers) {
-    if (peer.alive) chosen.push_back({.id = peer.record.id});
+    Answer answer{.id = peer.record.id, .dead = !peer.alive};
+    if (answer.dead) answer.report = fail(Errc::unavailable, "it does not run");
+    any_alive = any_alive || peer.alive;
+    chosen.push_back(std::move(answer));
   }
-  if (chosen.empty()) return fail(Errc::not_found, "no peer of this cluster runs");
+  if (!any_alive) return fail(Errc::not_found, "no peer of this cluster runs");
   return chosen;
 }
 
@@ -55,6 +60,7 @@ Task<std::shared_ptr<Peer>> connected_peer(Clock& clock, ClusterClient& client, 
 
 /// Never an error: that is in the answer.
 Task<void> ask(Clock& clock, ClusterClient& client, Answer& answer) {
+  if (answer.dead) co_return Result<void>();
   const TimePoint deadline = clock.now() + kAnswerLimit;
   const Result<std::shared_ptr<Peer>> peer =
       co_await connected_peer(clock, client, answer.id, deadline);
@@ -114,7 +120,8 @@ Table scrub_table(const std::vector<Answer>& answers) {
                {"problem", "PROBLEM"}});
   for (const Answer& answer : answers) {
     const ScrubReport scrub = answer.report.has_value() ? answer.report->scrub : ScrubReport{};
-    const std::string state = !answer.report.has_value()    ? "unreachable"
+    const std::string state = answer.dead                   ? "dead"
+                              : !answer.report.has_value()  ? "unreachable"
                               : scrub.running               ? "running"
                               : scrub.finished_unix_ms == 0 ? "never"
                                                             : "idle";
@@ -137,7 +144,8 @@ Table gc_table(const std::vector<Answer>& answers) {
                {"problem", "PROBLEM"}});
   for (const Answer& answer : answers) {
     const GcReport gc = answer.report.has_value() ? answer.report->gc : GcReport{};
-    const std::string state = !answer.report.has_value() ? "unreachable"
+    const std::string state = answer.dead                ? "dead"
+                              : !answer.report.has_value() ? "unreachable"
                               : gc.running               ? "running"
                               : gc.finished_unix_ms == 0 ? "never"
                                                          : "idle";
@@ -153,6 +161,7 @@ Table gc_table(const std::vector<Answer>& answers) {
 Result<void> judge(const std::vector<Answer>& answers) {
   std::uint64_t lost = 0;
   for (const Answer& answer : answers) {
+    if (answer.dead) continue;
     if (!answer.report.has_value()) {
       return fail(Errc::unavailable,
                   fmt::format("peer {}: {}", answer.id.to_string(), answer.report.error().message));
@@ -192,7 +201,8 @@ Task<void> start_one(Clock& clock, ClusterClient& client, PeerId id, WorkKind ki
 }
 
 Task<void> start_with(Env& env, ClusterClient& client, WorkOptions options) {
-  AGRO_CO_TRY(const std::vector<Answer> chosen, chosen_peers(client.view(), options));
+  AGRO_CO_TRY(std::vector<Answer> chosen, chosen_peers(client.view(), options));
+  std::erase_if(chosen, [](const Answer& one) { return one.dead; });
   Result<void> outcome;
   std::size_t count = 0;
   for (const Answer& one : chosen) {
