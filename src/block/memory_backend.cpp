@@ -115,6 +115,7 @@ Task<Reached> MemoryBackend::fence(VolumeId volume, Epoch epoch,
 }
 
 Space MemoryBackend::space() const {
+  if (told_space_.has_value()) return *told_space_;
   if (blocks_.capacity == UINT64_MAX) return {};
   const std::uint64_t used = blocks_.used();
   const std::uint64_t usable = blocks_.capacity - blocks_.reserve;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 
 #include "base/clock.hpp"
@@ -34,6 +35,8 @@ class MemoryBackend final : public BlockBackend {
     missing_ = count;
     peers_changed_.notify_all();
   }
+  /// From now on space() says what it is now, as peers do who are asked only now and then.
+  void freeze_space() { told_space_ = space(); }
   static constexpr std::uint32_t kMembers = 3;
 
   Task<std::uint32_t> write(BlockRef ref, SharedBytes block, WriteOptions options) override;
@@ -64,6 +67,7 @@ class MemoryBackend final : public BlockBackend {
   bool crashed_ = false;
   Errc failure_ = Errc::ok;
   std::uint32_t missing_ = 0;
+  std::optional<Space> told_space_;
   Event peers_changed_;
 };
 

@@ -128,6 +128,8 @@ class Volume final : public BlockDevice {
   VolumeId id() const { return id_; }
 
  private:
+  /// Peers are asked for it every second.
+  static constexpr Duration kSpaceIsTold = std::chrono::seconds(2);
   static constexpr double kScarceShare = 0.125;  // of the peers' space left: users are slowed down
 
   struct OpenSegment {
@@ -278,6 +280,7 @@ class Volume final : public BlockDevice {
   bool busy_ = false;                         // users read or wrote lately
   TimePoint paced_until_;                     // users open no segment before
   bool short_of_space_ = false;               // users wait; what is in flight may use the reserve
+  TimePoint space_known_at_;                  // peers that refused a block have said anew what they have
   std::set<std::uint64_t> unreadable_;        // sequences of blocks that the cleaner could not read
   VolumeProof committed_;                     // the checkpoint of open(), for sweep()
 

@@ -143,6 +143,7 @@ void Volume::end_space_shortage() {
       std::uint64_t{2} * blockset_->copy_count() * options_.in_flight_size_max / 4;
   const std::uint64_t size = backend_.space().size;
   if (!short_of_space_ || !has_space_for_in_flight(std::min(enough, size / 16) + 1)) return;
+  if (env_.clock.now() < space_known_at_) return;  // that may be what they had before they refused
   log_warning("volume {}: there is space again: writes go on", id_.value);
   short_of_space_ = false;
   progress_.notify_all();

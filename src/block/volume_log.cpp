@@ -223,6 +223,7 @@ Job Volume::write_block(std::uint64_t sequence, SharedBytes block, bool reserve)
     if (error.code == Errc::out_of_space && !reserve) {
       // The checkpoint that frees space must wait for this block: it goes into the reserve, and
       // users wait until there is space again.
+      space_known_at_ = env_.clock.now() + kSpaceIsTold;
       note_space_shortage();
       reserve = true;
       continue;

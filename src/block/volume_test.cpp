@@ -151,6 +151,25 @@ TEST(VolumeTest, FullStoresSuspendAndResume) {
   for (std::uint64_t lba = 0; lba < 1024; ++lba) ASSERT_EQ(found[lba], lba + 1);
 }
 
+// Goal: what peers had before they refused a block does not let writes go on, which would use up the reserve,
+// one write after the other. Found by the simulator, seed 501603.
+TEST(VolumeTest, OldNewsOfSpaceDoNotEatTheReserve) {
+  VolumeFixture fixture(10);
+  ASSERT_TRUE(fixture.open().has_value());
+  fixture.blocks.reserve = 1024 * 1024;
+  fixture.blocks.capacity = fixture.blocks.used() + fixture.blocks.reserve + 512 * 1024;
+  fixture.backend->freeze_space();
+  const TimePoint end = fixture.loop.clock().now() + std::chrono::seconds(1);
+  for (std::uint64_t lba = 0; lba < 1024 && fixture.loop.clock().now() < end; lba += 8) {
+    const Duration left = end - fixture.loop.clock().now();
+    const Result<void> written = fixture.loop.run(fixture.volume->write(lba * kSectorSize, numbered(8, lba + 1)), left);
+    if (!written.has_value()) break;
+    if (!fixture.loop.run(fixture.volume->flush(), left).has_value()) break;
+  }
+  EXPECT_GE(fixture.loop.clock().now(), end);
+  EXPECT_LT(fixture.blocks.used() + fixture.blocks.reserve / 2, fixture.blocks.capacity);
+}
+
 // Goal: on full stores a trim is not held up, and what it frees lets the writes go on.
 TEST(VolumeTest, TrimFreesFullStores) {
   VolumeFixture fixture(10);
