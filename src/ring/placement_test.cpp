@@ -264,8 +264,8 @@ TEST(PlacementTest, UnionOfThree) {
   nothing.replication = 1;
   spec.parts[1] = nothing;
   EXPECT_EQ(make(spec)->sure_copies(), 2U);  // an empty ring wrote nothing
-  spec.parts.assign(9, newer);
-  EXPECT_NE(make_ring(spec).error().message.find("up to 8"), std::string::npos);
+  spec.parts.assign(kUnionPartsMax + 1, newer);
+  EXPECT_NE(make_ring(spec).error().message.find("up to 16"), std::string::npos);
 }
 
 }  // namespace
