@@ -80,7 +80,7 @@ class VolumeFixture {
     backend = std::make_unique<MemoryBackend>(blocks, loop.clock(), random.next(), kBlockSizeMin);
     lease = std::make_unique<TestLease>(head, Epoch{epoch});
     Result<std::unique_ptr<Volume>> opened = loop.run(
-        Volume::open(env, *backend, *parse_blockset_spec("crc,base"), kVolume, size_bytes, head,
+        Volume::open(env, *backend, *parse_blockset_spec(spec), kVolume, size_bytes, head,
                      *lease, options));
     if (!opened) return fail(std::move(opened).error());
     volume = std::move(*opened);
@@ -110,6 +110,7 @@ class VolumeFixture {
   Env env{loop.executor(), loop.clock(), random, disk, network.host("client"), offload, metrics};
   std::uint64_t size_bytes;
   std::uint64_t epoch = 0;
+  const char* spec = "crc,base";
   VolumeOptions options;
   MemoryBlocks blocks;
   LogHead head;

@@ -151,6 +151,25 @@ TEST(VolumeTest, FullStoresSuspendAndResume) {
   for (std::uint64_t lba = 0; lba < 1024; ++lba) ASSERT_EQ(found[lba], lba + 1);
 }
 
+// Goal: volumes without checksums keep what was flushed, too.
+TEST(VolumeTest, PlainBlocksSurviveCrashes) {
+  VolumeFixture fixture(17);
+  fixture.spec = "base";
+  ASSERT_TRUE(fixture.open().has_value());
+  for (std::uint64_t life = 0; life < 3; ++life) {
+    for (std::uint64_t lba = 0; lba < 256; lba += 8) {
+      const std::vector<std::byte> data = numbered(8, lba + life + 1);
+      ASSERT_TRUE(fixture.loop.run(fixture.volume->write(lba * kSectorSize, data)).has_value());
+    }
+    ASSERT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+    fixture.crash();
+    const Result<void> opened = fixture.open();
+    ASSERT_TRUE(opened.has_value()) << opened.error().to_string();
+    const std::vector<std::uint64_t> found = numbers_of(read_all(fixture));
+    for (std::uint64_t lba = 0; lba < 256; lba += 8) ASSERT_EQ(found[lba], lba + life + 1);
+  }
+}
+
 // Goal: what peers had before they refused a block does not let writes go on, which would use up the reserve,
 // one write after the other. Found by the simulator, seed 501603.
 TEST(VolumeTest, OldNewsOfSpaceDoNotEatTheReserve) {
