@@ -504,6 +504,7 @@ void FaultInjector::change(RingChange wanted, const std::string& what) {
 }
 
 bool FaultInjector::ring_remove() {
+  if (!lost_.empty()) return false;  // the ring needs who is left
   if (peer_ids_.empty()) return false;
   const auto peer = std::next(peer_ids_.begin(),
                               static_cast<std::ptrdiff_t>(random_.below(peer_ids_.size())));
