@@ -210,13 +210,13 @@ TEST_P(ProtocolTest, LongListsAndRemovals) {
   filter.type = BlockType::data;
   filter.epoch = Epoch{1};
   filter.index_from = 1;
-  const std::vector<BlockInfo> listed = run(peer->list(filter, in(seconds(5)))).value();
+  const std::vector<BlockInfo> listed = run(peer->list(filter, in(seconds(20)))).value();
   ASSERT_EQ(listed.size(), 10'000U);
   for (std::uint64_t index = 1; index < 10'001; ++index) {
     ASSERT_EQ(listed[index - 1], (BlockInfo{ref_of(index), static_cast<std::uint32_t>(index + 1)}));
   }
-  EXPECT_EQ(run(peer->has(refs, 0, in(seconds(5)))).value().back(), 10'001U);
-  ASSERT_TRUE(run(peer->remove(refs, in(seconds(5)))).has_value());
+  EXPECT_EQ(run(peer->has(refs, 0, in(seconds(20)))).value().back(), 10'001U);
+  ASSERT_TRUE(run(peer->remove(refs, in(seconds(20)))).has_value());
   EXPECT_TRUE(store.blocks.empty());
 }
 
@@ -293,7 +293,7 @@ TEST_P(ProtocolTest, ClosingEndsCalls) {
   const std::shared_ptr<RemotePeer> peer = make_peer(0);
   ASSERT_TRUE(connect(*peer));
   PeerWrite request{ref_of(1), make_block(ref_of(1), 5000), true};
-  const auto written = begin(peer->write(std::move(request), in(seconds(5))));
+  const auto written = begin(peer->write(std::move(request), in(seconds(20))));
   (void)run_until([] { return false; }, milliseconds(50));
   peer->close();
   EXPECT_TRUE(run_until([&] { return written->has_value(); }, milliseconds(200)));
