@@ -46,7 +46,7 @@ RingMember ring_member_of(const PeerRecord& record);
 /// Errors: not_found (no such peer, not in the ring); already_exists (in the ring already, nothing
 /// would change); invalid_argument (it would be no ring); conflict (refused; unless noted, not when
 /// forced): no peer left, fewer peers than copies, a dead peer taken out while dead peers may hold all
-/// copies of a block, seven parts already, or eight where a dead peer is taken out (also when forced).
+/// copies of a block, seven parts already, or 16 where a dead member goes or a missing one comes (also when forced).
 Result<RingSpec> plan_change(const ClusterView& view, const RingChange& change);
 
 /// Plans and publishes, again when somebody else was quicker; returns what was published.
