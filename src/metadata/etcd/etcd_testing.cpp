@@ -55,7 +55,11 @@ void ChildProcess::kill() {
   pid_ = 0;
 }
 
-void ChildProcess::signal(int number) const { ::kill(pid_, number); }
+void ChildProcess::signal(int number) const {
+  ::kill(pid_, number);
+  siginfo_t stopped{};
+  if (number == SIGSTOP) ::waitid(P_PID, static_cast<id_t>(pid_), &stopped, WSTOPPED | WNOWAIT);
+}
 
 EtcdServer::EtcdServer(EtcdServerOptions options)
     : directory_("/dev/shm"), options_(std::move(options)) {

@@ -88,6 +88,7 @@ class ChildProcess {
   void start(const std::vector<std::string>& arguments, const std::string& log);
   /// SIGKILL, and waits for the end.
   void kill();
+  /// SIGSTOP has stopped it when this returns.
   void signal(int number) const;
   pid_t pid() const { return pid_; }
 
