@@ -259,6 +259,7 @@ class SimFile final : public File {
       co_return fail(Errc::io_error, "write " + path_ + ": injected");
     }
     node->land(landed);
+    node->note_written(landed, disk_->clock.now());
     node->unsynced.push_back(std::move(landed));
     co_return Result<void>();
   }
@@ -462,6 +463,15 @@ void SimDisk::rot(const std::string& path, std::uint64_t offset, std::byte mask)
     node.cached.pages[number] = std::make_shared<Page>(page_of(node.current.page(number)));
   }
   flip(path, offset, mask);
+}
+
+bool SimDisk::is_at_rest(const std::string& path, std::uint64_t offset, std::uint64_t size) const {
+  const TimePoint now = state_->clock.now();
+  for (const Node::RecentWrite& write : state_->node(path).recent_writes) {
+    if (write.at < now - sim::kRecent) continue;
+    if (write.first_page * kPageSize < offset + size && offset < write.end_page * kPageSize) return false;
+  }
+  return true;
 }
 
 void SimDisk::truncate(const std::string& path, std::uint64_t size) {

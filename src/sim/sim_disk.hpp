@@ -105,6 +105,8 @@ class SimDisk final : public Disk {
   /// The same below the page cache: reads see the old bytes, as long as the page stays in it, and
   /// only File::read_stored() sees what the disk holds. A crash empties the cache.
   void rot(const std::string& path, std::uint64_t offset, std::byte mask = std::byte{0xFF});
+  /// Nothing was written there for some seconds. Shape: the file exists.
+  bool is_at_rest(const std::string& path, std::uint64_t offset, std::uint64_t size) const;
   /// Cuts a file, durably. Shape: it exists.
   void truncate(const std::string& path, std::uint64_t size);
   /// Shape: the file exists.

@@ -106,6 +106,11 @@ void Node::land_torn(Change change, Random& random) {
   }
 }
 
+void Node::note_written(const Change& change, TimePoint at) {
+  while (!recent_writes.empty() && recent_writes.front().at < at - kRecent) recent_writes.pop_front();
+  recent_writes.push_back({at, change.first_page, change.first_page + change.pages.size()});
+}
+
 void Node::land(const Change& change) {
   for (std::size_t i = 0; i < change.pages.size(); ++i) {
     const std::uint64_t number = change.first_page + i;

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -14,10 +15,14 @@
 #include <vector>
 
 #include "base/bytes.hpp"
+#include "base/clock.hpp"
 #include "base/random.hpp"
 #include "sim/sim_disk.hpp"
 
 namespace agro::sim {
+
+/// What was written before so long is at rest.
+inline constexpr Duration kRecent = std::chrono::seconds(3);
 
 using Page = std::array<std::byte, kPageSize>;
 using PageHandle = std::shared_ptr<const Page>;  // null: all zero
@@ -56,6 +61,12 @@ struct Change {
 };
 
 struct Node {
+  /// Pages that a write put there, not long ago.
+  struct RecentWrite {
+    TimePoint at;
+    std::uint64_t first_page;
+    std::uint64_t end_page;
+  };
   Content current;
   Content durable;
   Content cached;  // pages that the cache holds otherwise than the disk
@@ -67,8 +78,10 @@ struct Node {
   bool locked = false;
   SimFault fault;
   std::set<SimMishap> armed;      // each waits for the next call that can have it
+  std::deque<RecentWrite> recent_writes;
 
   void land(const Change& change);
+  void note_written(const Change& change, TimePoint at);
   /// Of a write that failed. What reads see of it a sync makes durable, as of any other.
   void land_torn(Change change, Random& random);
   void read(std::uint64_t offset, MutableBytes out) const;

@@ -50,6 +50,11 @@ void LogGroup::add(StoreRecord& record, const SharedBytes& data) {
   ++record_count_;
 }
 
+void LogGroup::add_seal() {
+  AGRO_ASSERT(!open_ && size_ == 0);
+  open_ = true;
+}
+
 void LogGroup::close_frame() {
   if (!open_) return;
   FrameHeader header;

@@ -25,6 +25,8 @@ class LogGroup {
   /// Adds a record; an inline block gets its slot and page. Shape: !needs_slot(its pages); `data`
   /// is empty unless the record is put_inline with data to carry.
   void add(StoreRecord& record, const SharedBytes& data);
+  /// Makes it a frame without records. Shape: nothing was added, !needs_slot(0).
+  void add_seal();
 
   /// The writes of the group, in order; they point into this object and the blocks. Shape: once.
   std::vector<FileWrite> finish();

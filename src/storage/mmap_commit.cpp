@@ -10,6 +10,8 @@ namespace {
 /// Large enough that a sync is shared well, small enough that the next group need not wait long.
 constexpr std::size_t kGroupRecordsMax = 64 * kFrameRecordsMax;
 constexpr std::uint64_t kGroupPagesMax = 8 * kMiB / kPageSize;
+/// Idle for so long.
+constexpr Duration kSealAfter = std::chrono::seconds(1);
 
 /// Pages that an entry may take: its own, and its share of headers.
 std::uint64_t pages_charged(std::size_t data_size) {
@@ -54,7 +56,7 @@ void MmapStore::fail_pending(const Error& error) {
 
 Job MmapStore::commit_loop() {
   co_await yield_to_loop();  // what else this turn brings shares the first sync
-  while (!pending_.empty() && !failed_.has_value()) {
+  while ((!pending_.empty() || seal_due_) && !failed_.has_value()) {
     const Result<void> committed = co_await commit_group();
     if (!committed.has_value()) break;
   }
@@ -97,11 +99,50 @@ Task<std::vector<MmapStore::Entry>> MmapStore::fill_group(LogGroup& group) {
   co_return std::move(entries);
 }
 
+/// Errors: out_of_space.
+Task<void> MmapStore::add_seal(LogGroup& group) {
+  if (group.needs_slot(0)) {
+    AGRO_CO_TRY(const std::uint32_t successor, co_await take_slot(SlotUse::log));
+    group.open_slot(successor);
+    log_slots_.push_back(group.slot());
+  }
+  group.add_seal();
+  co_return Result<void>();
+}
+
+/// A frame behind the last group proves that the group was synced: what is wrong in it later has
+/// rotted, and is not taken for a crash.
+void MmapStore::seal_when_idle() {
+  if (sealed_ || sealing_ || closing_) return;
+  sealing_ = true;
+  tasks_.spawn(seal());
+}
+
+Job MmapStore::seal() {
+  while (!sealed_ && !closing_ && !failed_.has_value()) {
+    const TimePoint due = idle_since_ + kSealAfter;
+    if (env_.clock.now() < due) {
+      co_await wait_until(closing_event_, env_.clock, due);
+      continue;
+    }
+    idle_since_ = env_.clock.now();  // without space it is tried again later
+    seal_due_ = true;
+    if (std::exchange(committing_, true)) continue;
+    tasks_.spawn(commit_loop());
+  }
+  sealing_ = false;
+}
+
 Task<void> MmapStore::commit_group() {
   LogGroup group(position_, options_.block_size, session_, page_pool_);
   Result<std::vector<Entry>> filled = co_await fill_group(group);
   AGRO_ASSERT(filled.has_value());
   std::vector<Entry> entries = std::move(filled).value();
+  bool seals = std::exchange(seal_due_, false) && entries.empty();
+  if (seals) {
+    const Result<void> added = co_await add_seal(group);
+    seals = added.has_value();
+  }
   std::vector<FileWrite> writes = group.finish();
   Result<void> written;
   if (!writes.empty()) {
@@ -122,6 +163,9 @@ Task<void> MmapStore::commit_group() {
   position_ = group.end();
   applied_position_ = position_;
   log_size_ += group.size();
+  if (group.size() > 0) sealed_ = seals;
+  idle_since_ = env_.clock.now();
+  seal_when_idle();
   for (const Entry& entry : entries) apply(entry);
   for (const Entry& entry : entries) finish(entry, Result<void>());
   after_change();

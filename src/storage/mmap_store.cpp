@@ -64,6 +64,8 @@ Task<void> MmapStore::start(std::vector<StoreRecord> restated, bool rewrite_supe
     AGRO_CO_TRY_OK(co_await await_completion(completion));
     AGRO_ASSERT(position_.sequence == sequence + 1);
   }
+  sealed_ = log_size_ == 0;
+  seal_when_idle();
   after_change();
   co_return Result<void>();
 }
@@ -312,6 +314,7 @@ StoreStats MmapStore::stats() const {
 Task<void> MmapStore::close() {
   closing_ = true;
   progress_.notify_all();
+  closing_event_.notify_all();
   while (call_count_ > 0) co_await progress_.wait();
   co_await tasks_.join();
   Result<void> result;

@@ -103,6 +103,10 @@ class MmapStore final : public BlockStore {
   Job commit_loop();
   Task<void> commit_group();
   Task<std::vector<Entry>> fill_group(LogGroup& group);
+  Task<void> add_seal(LogGroup& group);
+  /// Sees to it that a frame follows the last group once the store is idle.
+  void seal_when_idle();
+  Job seal();
   void apply(const Entry& entry);
   void release(const BlockLocation& location);
   void finish(const Entry& entry, const Result<void>& result);
@@ -161,6 +165,11 @@ class MmapStore final : public BlockStore {
   std::uint64_t pending_pages_ = 0;  // of inline blocks in pending_, with a share for headers
   boost::unordered_flat_set<BlockRef, std::hash<BlockRef>> busy_;
   bool committing_ = false;
+  bool sealed_ = true;    // no group, or one without records, is the last
+  bool sealing_ = false;  // a job waits for the store to be idle
+  bool seal_due_ = false;
+  TimePoint idle_since_{};
+  Event closing_event_;
 
   Event progress_;  // something ended: space may be free, a ref may no longer be busy
   bool growing_ = false;

@@ -321,6 +321,23 @@ TEST_F(StoreFaultTest, RotInTheLogIsNotAnEndOfTheLog) {
   EXPECT_GT(refused_count, 15U);
 }
 
+// Goal: an idle store proves its last group: what rots in it later is damage, and not forgotten.
+TEST_F(StoreFaultTest, AnIdleStoreSealsItsLog) {
+  ASSERT_TRUE(open());
+  ASSERT_TRUE(put(1));
+  const std::uint64_t bytes = store_->stats().bytes_written;
+  node_.sim.run_for(std::chrono::seconds(3));
+  EXPECT_EQ(store_->stats().bytes_written, bytes + kPageSize);
+  kill();
+  node_.disk.flip(kStoreFile, kSlotsOffset + kPageSize + 30);  // of the block behind the first header
+  ASSERT_TRUE(open());
+  EXPECT_EQ(store_->find(block_ref(1, 1, 1)), 5000U);
+  EXPECT_FALSE(is_right(1));
+  kill();
+  node_.disk.flip(kStoreFile, kSlotsOffset + 30);  // of the header
+  EXPECT_EQ(open().code(), Errc::corrupt);
+}
+
 // Goal: an index checkpoint that does not verify is refused, as half a one is.
 TEST_F(StoreFaultTest, ADamagedCheckpointIsRefused) {
   ASSERT_TRUE(open());
