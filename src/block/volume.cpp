@@ -88,7 +88,7 @@ Task<void> Volume::trim(std::uint64_t offset, std::uint64_t size) {
   AGRO_CO_TRY_OK(check_range(offset, size));
   const std::uint64_t begin = round_up(offset, kSectorSize);
   const std::uint64_t end = round_down(offset + size, kSectorSize);
-  if (begin >= end) co_return check_usable();
+  if (begin >= end) co_return co_await confirm_lease();
   co_return co_await mark_sectors(begin / kSectorSize, (end - begin) / kSectorSize,
                                   ExtentKind::hole);
 }
@@ -110,7 +110,7 @@ Task<void> Volume::write_zeroes(std::uint64_t offset, std::uint64_t size, bool m
   if (whole_end < end) {
     AGRO_CO_TRY_OK(co_await write(whole_end, ConstBytes(kZeros).first(end - whole_end)));
   }
-  co_return check_usable();
+  co_return co_await confirm_lease();
 }
 
 /// Wakes everything that waits here, so that it sees that it is to stop.

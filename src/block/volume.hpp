@@ -169,6 +169,8 @@ class Volume final : public BlockDevice {
 
   // volume.cpp
   Result<void> check_usable() const;
+  /// Waits until the lease is sure: what is answered in the same step is answered by its holder.
+  Task<void> confirm_lease();
   Result<void> check_range(std::uint64_t offset, std::uint64_t size) const;
   void start_jobs();
   void stop_jobs();

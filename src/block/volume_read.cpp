@@ -19,6 +19,11 @@ BlockRef Volume::ref_of(BlockId id) const {
   return {id_, entry.epoch, entry.sequence, BlockType::data};
 }
 
+Task<void> Volume::confirm_lease() {
+  while (!lease_.valid() && !failed_ && !stopping_jobs_) co_await progress_.wait();
+  co_return check_usable();
+}
+
 bool Volume::read_local(const MapRun& run, MutableBytes out) {
   if (run.block >= kBlockIdLimit) {
     std::memset(out.data(), 0, out.size());
@@ -74,22 +79,19 @@ Task<void> Volume::read(std::uint64_t offset, MutableBytes out) {
   const ScopedLatency latency(env_.clock, read_latency_);
   AGRO_CO_TRY_OK(check_range(offset, out.size()));
   if (out.empty()) co_return Result<void>();
-  while (!lease_.valid() && !failed_ && !stopping_jobs_) co_await progress_.wait();
-  AGRO_CO_TRY_OK(check_usable());
+  AGRO_CO_TRY_OK(co_await confirm_lease());
   metric_read_bytes_.add(out.size());
   ++read_count_;
   if (offset % kSectorSize == 0 && out.size() % kSectorSize == 0) {
     AGRO_CO_TRY_OK(co_await read_sectors(offset / kSectorSize, out));
     // What was read may be old when somebody else has the volume by now.
-    while (!lease_.valid() && !failed_ && !stopping_jobs_) co_await progress_.wait();
-    co_return check_usable();
+    co_return co_await confirm_lease();
   }
   const std::uint64_t begin = round_down(offset, kSectorSize);
   const std::uint64_t end = round_up(offset + out.size(), kSectorSize);
   AlignedBuffer covering(end - begin);
   AGRO_CO_TRY_OK(co_await read_sectors(begin / kSectorSize, covering.bytes()));
-  while (!lease_.valid() && !failed_ && !stopping_jobs_) co_await progress_.wait();
-  AGRO_CO_TRY_OK(check_usable());
+  AGRO_CO_TRY_OK(co_await confirm_lease());
   std::memcpy(out.data(), covering.data() + (offset - begin), out.size());
   co_return Result<void>();
 }
@@ -156,8 +158,7 @@ Task<void> Volume::cache(std::uint64_t offset, std::uint64_t size) {
 
 Task<std::vector<StatusExtent>> Volume::status(std::uint64_t offset, std::uint64_t size) {
   AGRO_CO_TRY_OK(check_range(offset, size));
-  while (!lease_.valid() && !failed_ && !stopping_jobs_) co_await progress_.wait();
-  AGRO_CO_TRY_OK(check_usable());
+  AGRO_CO_TRY_OK(co_await confirm_lease());
   constexpr std::size_t kExtentCountMax = 4096;
   std::vector<StatusExtent> extents;
   const std::uint64_t end = offset + size;
