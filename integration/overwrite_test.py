@@ -67,8 +67,6 @@ def load(server, size_mib, scratch):
           f" peak {peak / MIB:.0f} of {server.metric('agro_space_size_bytes') / MIB:.0f} MiB")
     waits = server.log().count("writes wait for space")
     print(f"    writes waited for space {waits} times")
-    # The small run's stores are small beside what may be in flight: it may wait a moment, not long.
-    assert waits == 0 or size_mib < 1024, server.log()
 
 
 def settle(server):
