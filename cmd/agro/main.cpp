@@ -258,6 +258,8 @@ int run(int argc, char** argv) {
   app.add_flag("-v,--verbose", verbose, "log more to standard error");
   PeerOptions peer;
   add_peer_options(app, peer);
+  Duration busy_poll;
+  add_busy_poll_option(app, busy_poll);
   StandaloneOptions standalone;
   CLI::App* alone = app.add_subcommand("standalone", "metadata, peers and NBD server in one process");
   alone->fallthrough();
@@ -270,6 +272,7 @@ int run(int argc, char** argv) {
     return 1;
   }
   SystemEnv system;
+  system.set_busy_poll(busy_poll);
   if (alone->parsed()) return run_program("agro", system, run_standalone(system, standalone));
   return run_program("agro", system, run_peer(system, peer));
 }

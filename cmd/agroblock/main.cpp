@@ -101,6 +101,8 @@ int run(int argc, char** argv) {
                   "memory per open volume for sectors read (default 64MiB)");
   add_size_option(*serve_command, "--write-buffer", options.write_buffer,
                   "memory per open volume for writes on their way (default 64MiB)");
+  Duration busy_poll;
+  add_busy_poll_option(*serve_command, busy_poll);
   if (const int status = parse_command_line(app, argc, argv); status >= 0) return status;
   if (options.listen.empty()) options.listen = {"tcp:127.0.0.1:10809"};
   if (options.write_buffer < 4 * kMiB) {
@@ -109,6 +111,7 @@ int run(int argc, char** argv) {
   }
   log_to_standard_error("agroblock", verbose);
   SystemEnv system;
+  system.set_busy_poll(busy_poll);
   return run_program("agroblock", system, run_serve(system, options));
 }
 

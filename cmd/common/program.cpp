@@ -13,6 +13,7 @@
 #include <toml++/toml.h>
 #include <utility>
 
+#include "base/busy_poll.hpp"
 #include "base/log.hpp"
 #include "base/units.hpp"
 
@@ -177,6 +178,17 @@ CLI::Option* add_duration_option(CLI::App& app, const std::string& name, Duratio
       },
       help);
   return option->type_name("DURATION");
+}
+
+void add_busy_poll_option(CLI::App& app, Duration& most) {
+  most = kBusyPollDefault;
+  app.add_option_function<unsigned>(
+         "--busy-poll",
+         [&most](unsigned microseconds) { most = std::chrono::microseconds(microseconds); },
+         "look for work so long before sleeping, while it comes that often: faster answers for "
+         "processor time (default 200; 0: never)")
+      ->type_name("MICROSECONDS")
+      ->check(CLI::Range(0U, 10'000U));
 }
 
 Address absolute_address(Address address) {

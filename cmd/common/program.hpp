@@ -49,7 +49,10 @@ CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::uint64
 CLI::Option* add_duration_option(CLI::App& app, const std::string& name, Duration& duration,
                                  const std::string& help);
 
-/// The same, a Unix socket by its absolute path: what is registered is used by programs that run
+/// --busy-poll, in microseconds: SystemEnv::set_busy_poll().
+void add_busy_poll_option(CLI::App& app, Duration& most);
+
+/// The same address, a Unix socket by its absolute path: what is registered is used by programs that run
 /// in other directories. A path that would be too long for a socket stays as it is.
 Address absolute_address(Address address);
 

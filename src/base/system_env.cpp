@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <optional>
 
+#include "base/busy_poll.hpp"
 #include "base/system_disk.hpp"
 #include "base/system_network.hpp"
 
@@ -45,6 +46,7 @@ struct SystemEnv::Impl {
   Metrics metrics;
   Env env;
   asio::signal_set signals;
+  Duration busy_poll{};
   bool stop_requested = false;
   Event stop_event;
 };
@@ -55,6 +57,8 @@ SystemEnv::~SystemEnv() = default;
 Env& SystemEnv::env() { return impl_->env; }
 bool SystemEnv::stop_requested() const { return impl_->stop_requested; }
 Event& SystemEnv::stop_event() { return impl_->stop_event; }
+
+void SystemEnv::set_busy_poll(Duration most) { impl_->busy_poll = most; }
 
 namespace {
 
@@ -69,7 +73,7 @@ Result<void> SystemEnv::run(Task<void> main) {
   std::optional<Result<void>> result;
   impl_->loop.restart();
   spawn(impl_->loop.get_executor(), run_main(std::move(main), impl_->loop, result));
-  impl_->loop.run();
+  BusyPoll(impl_->loop, impl_->clock, impl_->busy_poll).run();
   AGRO_ASSERT(result.has_value());
   return std::move(*result);
 }

@@ -21,6 +21,10 @@ class SystemEnv {
   bool stop_requested() const;
   Event& stop_event();
 
+  /// How long the thread looks for work before it sleeps, while work comes that often
+  /// (base/busy_poll); zero, as at first: never. Shape: before run().
+  void set_busy_poll(Duration most);
+
   /// Runs `main` on the loop to its end and returns its answer.
   Result<void> run(Task<void> main);
 
