@@ -5,7 +5,7 @@
 namespace agro {
 
 Task<void> File::write_and_sync(std::vector<FileWrite> writes) {
-  for (FileWrite& each : writes) AGRO_CO_TRY_OK(co_await write(each.offset, std::move(each.parts)));
+  for (FileWrite& each : writes) AGRO_CO_TRY_OK(co_await write(std::move(each)));
   if (AGRO_MUTANT(kSyncSkipped)) co_return Result<void>();
   co_return co_await sync();
 }

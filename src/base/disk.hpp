@@ -22,6 +22,7 @@ namespace agro {
 struct FileWrite {
   std::uint64_t offset = 0;
   std::vector<ConstBytes> parts;
+  bool keep = false;  // it will be read soon: leave it in the page cache
 };
 
 /// One open file. Errors of every call: io_error, out_of_space, closed.
@@ -32,7 +33,10 @@ class File {
   /// Writes all parts one after another from `offset` on.
   /// Shape: offset, part addresses and part sizes are multiples of kPageSize; the parts outlive the
   /// await. Several writes may run at once; overlapping ones end up in an unspecified order.
-  virtual Task<void> write(std::uint64_t offset, std::vector<ConstBytes> parts) = 0;
+  virtual Task<void> write(FileWrite write) = 0;
+  Task<void> write(std::uint64_t offset, std::vector<ConstBytes> parts) {
+    return write(FileWrite{.offset = offset, .parts = std::move(parts)});
+  }
 
   /// Fills `out` from `offset`. Shape: any offset and size; beyond the end is an io_error.
   virtual Task<void> read(std::uint64_t offset, MutableBytes out) = 0;

@@ -72,14 +72,17 @@ struct OpenFile {
   std::string path;
   Descriptor buffered;  // reads, syncs, locks
   Descriptor direct;    // writes; not open where O_DIRECT is refused
-  int write_number() const { return direct.is_open() ? direct.get() : buffered.get(); }
+  int write_number(bool keep = false) const {
+    return direct.is_open() && !keep ? direct.get() : buffered.get();
+  }
 };
 
-Result<void> write_vector(const OpenFile& file, std::uint64_t offset, std::vector<iovec> vectors) {
+Result<void> write_vector(const OpenFile& file, std::uint64_t offset, std::vector<iovec> vectors,
+                          bool keep) {
   std::size_t first = 0;
   while (first < vectors.size()) {
     const int count = static_cast<int>(std::min<std::size_t>(vectors.size() - first, IOV_MAX));
-    const ssize_t written = ::pwritev(file.write_number(), vectors.data() + first, count,
+    const ssize_t written = ::pwritev(file.write_number(keep), vectors.data() + first, count,
                                       static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return fail(errno_error("write " + file.path, errno));
@@ -97,15 +100,14 @@ Result<void> write_vector(const OpenFile& file, std::uint64_t offset, std::vecto
   return {};
 }
 
-Result<void> write_parts(const OpenFile& file, std::uint64_t offset,
-                         const std::vector<ConstBytes>& parts) {
+Result<void> write_parts(const OpenFile& file, const FileWrite& write) {
   std::vector<iovec> vectors;
-  vectors.reserve(parts.size());
-  for (const ConstBytes part : parts) {
+  vectors.reserve(write.parts.size());
+  for (const ConstBytes part : write.parts) {
     if (part.empty()) continue;
     vectors.push_back({const_cast<std::byte*>(part.data()), part.size()});
   }
-  return write_vector(file, offset, std::move(vectors));
+  return write_vector(file, write.offset, std::move(vectors), write.keep);
 }
 
 Result<void> sync_data(const OpenFile& file) {
@@ -145,9 +147,9 @@ class SystemFile final : public File {
              std::uint64_t size)
       : workers_(std::move(workers)), file_(std::move(file)), size_(size) {}
 
-  Task<void> write(std::uint64_t offset, std::vector<ConstBytes> parts) override {
+  Task<void> write(FileWrite write) override {
     std::vector<FileWrite> writes;
-    writes.push_back({offset, std::move(parts)});
+    writes.push_back(std::move(write));
     return submit_writes(std::move(writes), false);
   }
 
@@ -271,7 +273,7 @@ class SystemFile final : public File {
     Task<void> written =
         run(workers_->writers, [file, writes = std::move(writes), sync]() -> Result<void> {
           for (const FileWrite& each : writes) {
-            AGRO_TRY_OK(write_parts(*file, each.offset, each.parts));
+            AGRO_TRY_OK(write_parts(*file, each));
           }
           return sync ? sync_data(*file) : Result<void>();
         });

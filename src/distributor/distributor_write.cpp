@@ -30,6 +30,7 @@ Job Distributor::write_attempt(std::shared_ptr<WriteOp> op, std::size_t index) {
   const PeerPtr state = op->attempts[index].state;
   state->requests.add();
   PeerWrite request = op->request;
+  request.keep = index == 0;  // reads ask it first
   const TimePoint deadline = env_.clock.now() + options_.write_limit;
   const Result<void> written = co_await state->peer->write(std::move(request), deadline);
   note(*state, written.code());

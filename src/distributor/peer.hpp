@@ -25,6 +25,7 @@ struct PeerWrite {
   bool checksummed = false;  // verify the crc trailer before storing
   bool reserve = false;      // PutOptions::reserve
   bool repair = false;       // BlockStore::repair
+  bool keep = false;         // PutOptions::keep
   /// Of the ring the writer placed it by; a peer that knows a newer one answers stale_ring.
   std::uint64_t ring_version = 0;
 };

@@ -89,7 +89,7 @@ Task<void> PeerService::put(PeerWrite request) {
       co_return fail(with_context(verified.error(), "damaged on the way"));
     }
   }
-  const PutOptions options{.reserve = request.reserve};
+  const PutOptions options{.reserve = request.reserve, .keep = request.keep};
   if (request.repair) {
     co_return co_await store_.repair(request.ref, std::move(request.block), options);
   }

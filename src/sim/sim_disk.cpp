@@ -76,11 +76,11 @@ class SimFile final : public File {
         exclusive_(exclusive) {}
   ~SimFile() override { unlock(); }
 
-  Task<void> write(std::uint64_t offset, std::vector<ConstBytes> parts) override {
-    AGRO_ASSERT(offset % kPageSize == 0);
+  Task<void> write(FileWrite write) override {
+    AGRO_ASSERT(write.offset % kPageSize == 0);
     Change change;
-    change.first_page = offset / kPageSize;
-    for (const ConstBytes part : parts) {
+    change.first_page = write.offset / kPageSize;
+    for (const ConstBytes part : write.parts) {
       AGRO_ASSERT(part.size() % kPageSize == 0);
       AGRO_ASSERT(reinterpret_cast<std::uintptr_t>(part.data()) % kPageSize == 0);
       for (std::size_t at = 0; at < part.size(); at += kPageSize) {

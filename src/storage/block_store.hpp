@@ -51,6 +51,8 @@ struct PutOptions {
   /// May use the last few percent, which are kept for cleaning and checkpoints: what frees space
   /// must be able to run on a full store.
   bool reserve = false;
+  /// It will be read here soon: worth memory that reads find it in.
+  bool keep = false;
 };
 
 /// Blocks of one peer. Implementations: TempStore, MmapStore; FaultStore in tests.

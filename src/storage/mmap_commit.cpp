@@ -144,6 +144,8 @@ Task<void> MmapStore::commit_group() {
     seals = added.has_value();
   }
   std::vector<FileWrite> writes = group.finish();
+  const bool keep = std::any_of(entries.begin(), entries.end(), [](const Entry& entry) { return entry.keep; });
+  for (FileWrite& write : writes) write.keep = keep;
   Result<void> written;
   if (!writes.empty()) {
     const ScopedLatency latency(env_.clock, sync_latency_);

@@ -99,15 +99,16 @@ Result<void> MmapStore::check_fence(const BlockRef& ref, bool repair) const {
 }
 
 Task<void> MmapStore::put(BlockRef ref, SharedBytes bytes, PutOptions options) {
-  return store_block(ref, std::move(bytes), options.reserve, false);
+  return store_block(ref, std::move(bytes), options, false);
 }
 
 Task<void> MmapStore::repair(BlockRef ref, SharedBytes bytes, PutOptions options) {
-  const bool reserve = options.reserve || index_.find(ref).has_value();
-  return store_block(ref, std::move(bytes), reserve, true);
+  options.reserve = options.reserve || index_.find(ref).has_value();
+  return store_block(ref, std::move(bytes), options, true);
 }
 
-Task<void> MmapStore::store_block(BlockRef ref, SharedBytes bytes, bool reserve, bool repair) {
+Task<void> MmapStore::store_block(BlockRef ref, SharedBytes bytes, PutOptions options,
+                                   bool repair) {
   const Call call(*this);
   const ScopedLatency latency(env_.clock, put_latency_);
   if (bytes.size() == 0) co_return fail(Errc::invalid_argument, "an empty block");
@@ -129,13 +130,14 @@ Task<void> MmapStore::store_block(BlockRef ref, SharedBytes bytes, bool reserve,
   }
   const BusyRef busy(*this, ref);
   if (is_inline_size(bytes.size())) {
-    co_return co_await store_inline(ref, std::move(bytes), reserve, repair);
+    co_return co_await store_inline(ref, std::move(bytes), options, repair);
   }
-  co_return co_await store_own_slot(ref, std::move(bytes), reserve, repair);
+  co_return co_await store_own_slot(ref, std::move(bytes), options, repair);
 }
 
-Task<void> MmapStore::store_inline(BlockRef ref, SharedBytes bytes, bool reserve, bool repair) {
-  AGRO_CO_TRY_OK(co_await wait_for_space(0, pages_of(bytes.size()), reserve));
+Task<void> MmapStore::store_inline(BlockRef ref, SharedBytes bytes, PutOptions options,
+                                    bool repair) {
+  AGRO_CO_TRY_OK(co_await wait_for_space(0, pages_of(bytes.size()), options.reserve));
   Entry entry;
   entry.record.kind = RecordKind::put_inline;
   entry.record.size = static_cast<std::uint32_t>(bytes.size());
@@ -143,23 +145,25 @@ Task<void> MmapStore::store_inline(BlockRef ref, SharedBytes bytes, bool reserve
   entry.record.set_ref(ref);
   entry.data = std::move(bytes);
   entry.fenceable = !repair;
+  entry.keep = options.keep;
   entry.completion = std::make_shared<Completion>();
   const std::shared_ptr<Completion> completion = entry.completion;
   enqueue(std::move(entry));
   co_return co_await await_completion(completion);
 }
 
-Task<void> MmapStore::store_own_slot(BlockRef ref, SharedBytes bytes, bool reserve, bool repair) {
-  AGRO_CO_TRY_OK(co_await wait_for_space(1, 0, reserve));
+Task<void> MmapStore::store_own_slot(BlockRef ref, SharedBytes bytes, PutOptions options,
+                                      bool repair) {
+  AGRO_CO_TRY_OK(co_await wait_for_space(1, 0, options.reserve));
   const std::optional<std::uint32_t> slot = slots_.take(SlotUse::block);
   AGRO_ASSERT(slot.has_value());
   after_change();
   // The data goes ahead of its record, while other groups sync; the group's sync covers both.
   std::vector<std::shared_ptr<AlignedBuffer>> tail;
-  std::vector<ConstBytes> parts = whole_pages(bytes, page_pool_, tail);
+  const FileWrite write{offset_of(*slot), whole_pages(bytes, page_pool_, tail), options.keep};
   bytes_written_ += round_up(bytes.size(), kPageSize);
   Result<void> written;
-  if (!AGRO_MUTANT(kIndexBeforeData)) written = co_await file_->write(offset_of(*slot), parts);
+  if (!AGRO_MUTANT(kIndexBeforeData)) written = co_await file_->write(write);
   if (!written.has_value()) co_return fail(poison(std::move(written).error()));
   Entry entry;
   entry.record.kind = RecordKind::put_slot;
@@ -172,7 +176,7 @@ Task<void> MmapStore::store_own_slot(BlockRef ref, SharedBytes bytes, bool reser
   const std::shared_ptr<Completion> completion = entry.completion;
   enqueue(std::move(entry));
   Result<void> result = co_await await_completion(completion);
-  if (AGRO_MUTANT(kIndexBeforeData) && result) result = co_await file_->write(offset_of(*slot), parts);
+  if (AGRO_MUTANT(kIndexBeforeData) && result) result = co_await file_->write(write);
   // Refused by a fence: no record names the slot. After an I/O error one may.
   if (!result.has_value() && !failed_.has_value()) slots_.set_use(*slot, SlotUse::free);
   co_return result;

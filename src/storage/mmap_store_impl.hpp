@@ -68,6 +68,7 @@ class MmapStore final : public BlockStore {
     StoreRecord record;
     SharedBytes data;  // of an inline block
     bool fenceable = false;
+    bool keep = false;
     std::shared_ptr<Completion> completion;
   };
   struct Fence {
@@ -80,9 +81,9 @@ class MmapStore final : public BlockStore {
   class Call;
 
   // mmap_store.cpp
-  Task<void> store_block(BlockRef ref, SharedBytes bytes, bool reserve, bool repair);
-  Task<void> store_own_slot(BlockRef ref, SharedBytes bytes, bool reserve, bool repair);
-  Task<void> store_inline(BlockRef ref, SharedBytes bytes, bool reserve, bool repair);
+  Task<void> store_block(BlockRef ref, SharedBytes bytes, PutOptions options, bool repair);
+  Task<void> store_own_slot(BlockRef ref, SharedBytes bytes, PutOptions options, bool repair);
+  Task<void> store_inline(BlockRef ref, SharedBytes bytes, PutOptions options, bool repair);
   Result<void> check_writable() const;
   Result<void> check_fence(const BlockRef& ref, bool repair) const;
   Result<std::uint64_t> locate(const BlockRef& ref, std::uint32_t offset, std::size_t size) const;

@@ -46,7 +46,8 @@ std::uint32_t header_crc(ConstBytes header) {
 std::uint8_t known_flags(const AdpHeader& header) {
   switch (header.operation()) {
     case AdpOp::write:
-      return header.is_reply() ? 0 : kAdpWriteChecksummed | kAdpWriteReserve | kAdpWriteRepair;
+      return header.is_reply() ? 0 : kAdpWriteChecksummed | kAdpWriteReserve |
+                                            kAdpWriteRepair | kAdpWriteKeep;
     case AdpOp::read:
       return header.is_reply() ? 0 : kAdpReadWithCrcs;
     case AdpOp::list:

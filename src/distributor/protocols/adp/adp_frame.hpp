@@ -37,6 +37,7 @@ inline constexpr std::uint8_t kAdpReplyBit = 0x80;
 inline constexpr std::uint8_t kAdpWriteChecksummed = 1;
 inline constexpr std::uint8_t kAdpWriteReserve = 2;
 inline constexpr std::uint8_t kAdpWriteRepair = 4;
+inline constexpr std::uint8_t kAdpWriteKeep = 8;
 inline constexpr std::uint8_t kAdpReadWithCrcs = 1;
 inline constexpr std::uint8_t kAdpListMore = 1;
 

@@ -380,7 +380,8 @@ Task<void> AdpPeer::write(PeerWrite request, TimePoint deadline) {
   State::Request wire;
   wire.op = AdpOp::write;
   wire.flags = (request.checksummed ? kAdpWriteChecksummed : 0) |
-               (request.reserve ? kAdpWriteReserve : 0) | (request.repair ? kAdpWriteRepair : 0);
+               (request.reserve ? kAdpWriteReserve : 0) | (request.repair ? kAdpWriteRepair : 0) |
+               (request.keep ? kAdpWriteKeep : 0);
   wire.body = encode_adp_write({request.ref, request.ring_version});
   wire.payload = std::move(request.block);
   if (wire.payload.size() > state_->options.block_size) {

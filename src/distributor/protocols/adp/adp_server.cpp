@@ -206,6 +206,7 @@ Task<void> AdpServer::handle_write(ConnectionPtr connection, AdpHeader header) {
   request.checksummed = (header.flags & kAdpWriteChecksummed) != 0;
   request.reserve = (header.flags & kAdpWriteReserve) != 0;
   request.repair = (header.flags & kAdpWriteRepair) != 0;
+  request.keep = (header.flags & kAdpWriteKeep) != 0;
   if (header.payload_size > 0) {
     std::shared_ptr<AlignedBuffer> buffer = buffers_.take(header.payload_size);
     const MutableBytes place = buffer->bytes().first(header.payload_size);

@@ -295,6 +295,7 @@ Task<void> GrpcPeer::write(PeerWrite write, TimePoint deadline) {
   request.set_checksummed(write.checksummed);
   request.set_reserve(write.reserve);
   request.set_repair(write.repair);
+  request.set_keep(write.keep);
   request.set_ring_version(write.ring_version);
   AGRO_CO_TRY_OK(co_await State::call(state, "write", &AsyncStub::Write, std::move(request), deadline));
   co_return Result<void>();

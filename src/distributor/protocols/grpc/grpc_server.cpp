@@ -103,6 +103,7 @@ Task<void> do_write(CorePtr core, const wire::WriteRequest* request, wire::Done*
   write.checksummed = request->checksummed();
   write.reserve = request->reserve();
   write.repair = request->repair();
+  write.keep = request->keep();
   write.ring_version = request->ring_version();
   co_return co_await core->service->write(std::move(write));
 }
