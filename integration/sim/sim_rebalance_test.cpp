@@ -148,6 +148,28 @@ TEST_F(SimRebalanceTest, DeadPeerIsReplacedAndComesBack) {
   EXPECT_EQ(ring().members.size(), 4U);
 }
 
+// Goal: when every lease ended, the first peer to register again takes nobody out of the ring that is
+// about to. Method: a limit below the 10 s after which a peer looks at its registration. Found by the
+// simulator, seeds 812493 and 815624.
+TEST_F(SimRebalanceTest, AnOutageOfTheMetadataTakesNobodyOut) {
+  SimCluster::Options options = five_of(4);
+  options.background.down_out = seconds(2);
+  start(6, options);
+  run(seconds(3));
+  SimKvFaults faults;
+  faults.fail_keep_alives = true;
+  for (std::size_t peer = 0; peer < 4; ++peer) cluster_->peer_kv(peer).set_faults(faults);
+  run(seconds(14));
+  for (std::size_t peer = 0; peer < 4; ++peer) cluster_->peer_kv(peer).set_faults({});
+  for (int second = 0; second < 30; ++second) {
+    run(seconds(1));
+    EXPECT_NE(ring().kind, RingKind::union_) << "after " << second << " s";
+  }
+  EXPECT_EQ(ring().members.size(), 4U);
+  stop_users();
+  expect_settled(seconds(60));
+}
+
 // Goal: a silent peer that comes back gets what it missed.
 TEST_F(SimRebalanceTest, SilentPeerCatchesUp) {
   start(5, five_of(4));

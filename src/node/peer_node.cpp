@@ -303,10 +303,14 @@ Task<void> PeerNode::finish_ring_change() {
   co_return Result<void>();
 }
 
+/// While we are not registered ourselves the metadata store was away from us all: nobody's absence
+/// counts, or the first to register again would take out those that are about to.
 void PeerNode::note_the_dead() {
   std::vector<PeerId> down;
-  for (const PeerId& id : ring_peers(target_of(cluster_->view().ring))) {
-    if (!is_alive(cluster_->view(), id)) down.push_back(id);
+  if (is_alive(cluster_->view(), id_)) {
+    for (const PeerId& id : ring_peers(target_of(cluster_->view().ring))) {
+      if (!is_alive(cluster_->view(), id)) down.push_back(id);
+    }
   }
   down_times_.observe(down, env_.clock.now());
 }
