@@ -10,4 +10,10 @@ Task<void> File::write_and_sync(std::vector<FileWrite> writes) {
   co_return co_await sync();
 }
 
+Task<void> File::write_durably(FileWrite write) {
+  std::vector<FileWrite> writes;
+  writes.push_back(std::move(write));
+  return write_and_sync(std::move(writes));
+}
+
 }  // namespace agro

@@ -56,6 +56,10 @@ class File {
   /// about what reached the disk. Shape: as write().
   virtual Task<void> write_and_sync(std::vector<FileWrite> writes);
 
+  /// One write that is durable when this returns; of others it says nothing. For small ones, where it
+  /// saves a trip. Shape, failures: as write_and_sync().
+  virtual Task<void> write_durably(FileWrite write);
+
   virtual std::uint64_t size() const = 0;
 
   /// Sets the size. Grown space reads as zeros but is not "written ahead": write it once if it will

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/mutant.hpp"
 #include "sim/sim_disk_node.hpp"
 
 namespace agro {
@@ -137,13 +138,34 @@ class SimFile final : public File {
     return read_now(offset, out);
   }
 
-  Task<void> sync() override {
+  Task<void> sync() override { return sync_pages(0, UINT64_MAX); }
+
+  Task<void> write_durably(FileWrite the_write) override {
+    const std::uint64_t first = the_write.offset / kPageSize;
+    std::uint64_t end = first;
+    for (const ConstBytes part : the_write.parts) end += part.size() / kPageSize;
+    AGRO_CO_TRY_OK(co_await write(std::move(the_write)));
+    if (AGRO_MUTANT(kSyncSkipped)) co_return Result<void>();
+    co_return co_await sync_pages(first, end);
+  }
+
+  std::uint64_t size() const override { return node_->current.size; }
+
+  Awaitable<void> close() override {
+    closing_ = true;
+    while (running_count_ > 0) co_await idle_.wait();
+    unlock();
+  }
+
+ private:
+  /// Makes durable what was done to these pages; what a real disk would do beside it is left undone.
+  Task<void> sync_pages(std::uint64_t first, std::uint64_t end) {
     if (is_closed()) co_return refuse();
     const Running running(*this);
     std::set<std::uint64_t> covered;
     const bool lies = disk_->faults.lying_sync;
-    if (!lies) {
-      for (const Change& change : node_->unsynced) covered.insert(change.id);
+    for (const Change& change : node_->unsynced) {
+      if (!lies && change.touches(first, end)) covered.insert(change.id);
     }
     ++disk_->sync_count;
     co_await disk_->wait();
@@ -164,15 +186,6 @@ class SimFile final : public File {
     co_return Result<void>();
   }
 
-  std::uint64_t size() const override { return node_->current.size; }
-
-  Awaitable<void> close() override {
-    closing_ = true;
-    while (running_count_ > 0) co_await idle_.wait();
-    unlock();
-  }
-
- private:
   /// Counts a call under way.
   struct Running {
     explicit Running(SimFile& the_file) : file(the_file) { ++file.running_count_; }

@@ -55,6 +55,9 @@ struct Change {
 
   void apply(Content& content) const;
   std::uint64_t end() const { return (first_page + pages.size()) * kPageSize; }
+  bool touches(std::uint64_t first, std::uint64_t end_page) const {
+    return kind != Kind::write || (first_page < end_page && first < first_page + pages.size());
+  }
   /// Some of its pieces reach `content`, each by the toss of a coin: pieces of 512 bytes, or, so that
   /// whole pages often survive beside lost ones, of a page.
   void apply_torn(Content& content, Random& random) const;

@@ -10,6 +10,8 @@ namespace {
 /// Large enough that a sync is shared well, small enough that the next group need not wait long.
 constexpr std::size_t kGroupRecordsMax = 64 * kFrameRecordsMax;
 constexpr std::uint64_t kGroupPagesMax = 8 * kMiB / kPageSize;
+/// Up to here a group is one write that is durable by itself.
+constexpr std::uint64_t kSmallGroupSize = 64 * kKiB;
 /// Idle for so long.
 constexpr Duration kSealAfter = std::chrono::seconds(1);
 
@@ -133,6 +135,15 @@ Job MmapStore::seal() {
   sealing_ = false;
 }
 
+/// Nothing but the group itself is to become durable with it: blocks in slots of their own are not.
+bool MmapStore::is_small(const std::vector<Entry>& entries, const std::vector<FileWrite>& writes,
+                         std::uint64_t size) {
+  return size <= kSmallGroupSize && writes.size() == 1 &&
+         std::none_of(entries.begin(), entries.end(), [](const Entry& entry) {
+           return entry.record.kind == RecordKind::put_slot && (entry.record.flags & kRecordDurable) == 0;
+         });
+}
+
 Task<void> MmapStore::commit_group() {
   LogGroup group(position_, options_.block_size, session_, page_pool_);
   Result<std::vector<Entry>> filled = co_await fill_group(group);
@@ -144,12 +155,17 @@ Task<void> MmapStore::commit_group() {
     seals = added.has_value();
   }
   std::vector<FileWrite> writes = group.finish();
-  const bool keep = std::any_of(entries.begin(), entries.end(), [](const Entry& entry) { return entry.keep; });
+  const bool keep =
+      std::any_of(entries.begin(), entries.end(), [](const Entry& entry) { return entry.keep; });
   for (FileWrite& write : writes) write.keep = keep;
   Result<void> written;
   if (!writes.empty()) {
     const ScopedLatency latency(env_.clock, sync_latency_);
-    written = co_await file_->write_and_sync(std::move(writes));
+    if (is_small(entries, writes, group.size())) {
+      written = co_await file_->write_durably(std::move(writes.front()));
+    } else {
+      written = co_await file_->write_and_sync(std::move(writes));
+    }
     ++sync_count_;
     bytes_written_ += group.size();
   }

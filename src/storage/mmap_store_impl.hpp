@@ -105,6 +105,8 @@ class MmapStore final : public BlockStore {
   Task<void> commit_group();
   Task<std::vector<Entry>> fill_group(LogGroup& group);
   Task<void> add_seal(LogGroup& group);
+  static bool is_small(const std::vector<Entry>& entries, const std::vector<FileWrite>& writes,
+                       std::uint64_t size);
   /// Sees to it that a frame follows the last group once the store is idle.
   void seal_when_idle();
   Job seal();
