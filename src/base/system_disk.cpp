@@ -13,8 +13,9 @@
 #include <cerrno>
 #include <climits>
 
+#include "base/descriptor.hpp"
 #include "base/offload.hpp"
-#include "base/uring_reads.hpp"
+#include "base/uring.hpp"
 
 namespace agro {
 
@@ -24,33 +25,14 @@ struct SystemDisk::Workers {
   static constexpr unsigned kReaderCount = 8;
   explicit Workers(asio::io_context& loop)
       : writers(loop, 4),
-        uring(UringReads::make(loop)),
+        uring(Uring::make(loop)),
         readers(loop, uring != nullptr ? 0 : kReaderCount) {}
   ThreadOffload writers;
-  std::shared_ptr<UringReads> uring;
+  std::shared_ptr<Uring> uring;
   ThreadOffload readers;
 };
 
 namespace {
-
-/// A descriptor that closes itself.
-class Descriptor {
- public:
-  explicit Descriptor(int number = -1) : number_(number) {}
-  Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(number_, other.number_);
-    return *this;
-  }
-  ~Descriptor() {
-    if (number_ >= 0) ::close(number_);
-  }
-  int get() const { return number_; }
-  bool is_open() const { return number_ >= 0; }
-
- private:
-  int number_;
-};
 
 std::string parent_of(const std::string& path) {
   const std::size_t slash = path.find_last_of('/');
@@ -238,11 +220,12 @@ class SystemFile final : public File {
 
   Task<void> read_by_uring(int number, std::uint64_t offset, MutableBytes out) {
     const std::shared_ptr<OpenFile> file = file_;
-    const std::shared_ptr<UringReads> uring = workers_->uring;
+    const std::shared_ptr<Uring> uring = workers_->uring;
+    const Uring::Target target{number, -1};
     ++running_count_;
     Result<void> result;
     while (!out.empty() && result.has_value()) {
-      const int count = co_await uring->read(number, offset, out);
+      const int count = co_await uring->read(target, offset, out);
       if (count == -EINTR || count == -EAGAIN) continue;
       if (count < 0) result = fail(errno_error("read " + file->path, -count));
       if (count == 0) result = fail(Errc::io_error, "read " + file->path + ": beyond the end");
