@@ -76,6 +76,9 @@ class File {
 struct OpenOptions {
   bool create = false;     // make the file if there is none
   bool exclusive = false;  // refuse with `locked` when another process has it open so
+  /// Past the page cache both ways: try_read() finds nothing. The path may be a block device, which has one
+  /// size. More errors: not_supported, where there is no direct I/O.
+  bool direct = false;
 };
 
 /// Files by path. Errors: not_found, already_exists, locked, io_error, out_of_space.

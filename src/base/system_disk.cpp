@@ -14,6 +14,7 @@
 #include <climits>
 
 #include "base/descriptor.hpp"
+#include "base/direct_file.hpp"
 #include "base/offload.hpp"
 #include "base/uring.hpp"
 
@@ -387,12 +388,28 @@ SystemDisk::~SystemDisk() = default;
 
 Task<std::unique_ptr<File>> SystemDisk::open(std::string path, OpenOptions options) {
   const std::shared_ptr<Workers> workers = workers_;
+  if (options.direct) co_return co_await open_past_cache(std::move(path), options);
   Result<Opened> opened = co_await run_blocking(
       workers->writers, [&path, options] { return open_now(path, options); });
   if (!opened.has_value()) co_return fail(std::move(opened).error());
   auto file = std::make_unique<SystemFile>(workers, opened->file, opened->size);
   if (opened->in_memory) file->set_in_memory();
   co_return std::unique_ptr<File>(std::move(file));
+}
+
+Task<std::unique_ptr<File>> SystemDisk::open_past_cache(std::string path, OpenOptions options) {
+  const std::shared_ptr<Workers> workers = workers_;
+  if (workers->uring == nullptr) {
+    co_return fail(Errc::not_supported, "this kernel or container allows no io_uring: allow it, or use '--storage mmap'");
+  }
+  Result<DirectTarget> target =
+      co_await run_blocking(workers->writers, [&path, options]() -> Result<DirectTarget> {
+        AGRO_TRY(DirectTarget opened, open_direct(path, options));
+        if (options.create) AGRO_TRY_OK(sync_directory(parent_of(path)));
+        return opened;
+      });
+  if (!target.has_value()) co_return fail(std::move(target).error());
+  co_return make_direct_file(workers->uring, workers->writers, std::move(*target));
 }
 
 Task<void> SystemDisk::make_directories(std::string path) {

@@ -31,6 +31,7 @@ class SystemDisk final : public Disk {
   struct Workers;
 
  private:
+  Task<std::unique_ptr<File>> open_past_cache(std::string path, OpenOptions options);
   std::shared_ptr<Workers> workers_;
 };
 

@@ -14,11 +14,18 @@ Job store_result(Task<T> task, std::optional<Result<T>>& out) {
   out.emplace(std::move(result));
 }
 
+/// Where, and whether past the page cache.
+struct Way {
+  const char* directory;
+  bool direct;
+  const char* name;
+};
+
 /// A temporary directory and a loop. Real files: this is the test of the real disk.
-class SystemDiskTest : public ::testing::TestWithParam<const char*> {
+class SystemDiskTest : public ::testing::TestWithParam<Way> {
  protected:
   SystemDiskTest() {
-    std::string pattern = std::string(GetParam()) + "/agro_disk_XXXXXX";
+    std::string pattern = std::string(GetParam().directory) + "/agro_disk_XXXXXX";
     const char* made = ::mkdtemp(pattern.data());
     EXPECT_NE(made, nullptr);
     directory_ = pattern;
@@ -38,6 +45,7 @@ class SystemDiskTest : public ::testing::TestWithParam<const char*> {
     return std::move(*result);
   }
   Result<std::unique_ptr<File>> open(const char* name, OpenOptions options = {.create = true}) {
+    options.direct = GetParam().direct;
     return run(disk_->open(directory_ + "/" + name, options));
   }
   void close(File& file) {
@@ -80,8 +88,8 @@ TEST_P(SystemDiskTest, WritesGatherAndReadBack) {
   ASSERT_TRUE(run(file->read(2 * kPageSize - 1, edge)));
   EXPECT_EQ(read_text(edge), "ab");
   const auto at_once = file->try_read(2 * kPageSize - 1, edge);
-  ASSERT_TRUE(at_once.has_value());
-  EXPECT_TRUE(at_once->has_value());
+  ASSERT_EQ(at_once.has_value(), !GetParam().direct);
+  if (at_once.has_value()) EXPECT_TRUE(at_once->has_value());
   AlignedBuffer stored(2 * kPageSize);
   ASSERT_TRUE(run(file->read_stored(kPageSize, stored.bytes())));
   EXPECT_EQ(read_text(stored.bytes()), std::string(kPageSize, 'a') + std::string(kPageSize, 'b'));
@@ -92,6 +100,9 @@ TEST_P(SystemDiskTest, WritesGatherAndReadBack) {
   ASSERT_TRUE(run(file->write_and_sync(std::move(writes))));
   ASSERT_TRUE(run(file->read(2 * kPageSize - 1, edge)));
   EXPECT_EQ(read_text(edge), "ba");
+  ASSERT_TRUE(run(file->write_durably({.offset = kPageSize, .parts = {a.bytes(), b.bytes()}})));
+  ASSERT_TRUE(run(file->read(2 * kPageSize - 1, edge)));
+  EXPECT_EQ(read_text(edge), "ab");
   close(*file);
 }
 
@@ -137,11 +148,58 @@ TEST_P(SystemDiskTest, DirectoriesAndSmallFiles) {
   EXPECT_EQ(run(disk_->list(directory_ + "/none")).code(), Errc::not_found);
 }
 
-// A disk and, where O_DIRECT or RWF_NOWAIT may be missing, a memory file system.
-INSTANTIATE_TEST_SUITE_P(FileSystems, SystemDiskTest, ::testing::Values("/var/tmp", "/dev/shm"),
-                         [](const auto& param) {
-                           return std::string(param.param) == "/dev/shm" ? "memory" : "disk";
-                         });
+Job read_part(File& file, std::uint64_t offset, std::vector<std::byte>& out, std::size_t& right_count) {
+  const Result<void> read = co_await file.read(offset, out);
+  bool right = true;
+  for (std::size_t at = 0; at < out.size(); ++at) {
+    right = right && out[at] == static_cast<std::byte>((offset + at) / kPageSize);
+  }
+  EXPECT_TRUE(read.has_value()) << read.error().to_string();
+  EXPECT_TRUE(right) << offset << ' ' << out.size();
+  if (read.has_value() && right) ++right_count;
+}
+
+// Goal: reads of any shape are right, also more at once, and larger, than there are registered buffers.
+TEST_P(SystemDiskTest, ManyOddReadsAtOnce) {
+  constexpr std::size_t kPages = 128;
+  constexpr std::size_t kReads = 200;
+  const std::unique_ptr<File> file = open("data").value();
+  AlignedBuffer data(kPages * kPageSize);
+  for (std::size_t at = 0; at < data.size(); ++at) data.data()[at] = static_cast<std::byte>(at / kPageSize);
+  std::vector<FileWrite> writes;
+  writes.push_back({0, {data.bytes()}});
+  ASSERT_TRUE(run(file->write_and_sync(std::move(writes))));
+  std::vector<std::vector<std::byte>> parts;
+  for (std::size_t index = 0; index < kReads; ++index) parts.emplace_back(1 + index * 997 % 200'000);
+  std::size_t right_count = 0;
+  TaskGroup reads(loop_.get_executor());
+  for (std::size_t index = 0; index < kReads; ++index) {
+    const std::uint64_t offset = index * 7919 % (data.size() - parts[index].size());
+    reads.spawn(read_part(*file, offset, parts[index], right_count));
+  }
+  loop_.restart();
+  while (reads.count() > 0) loop_.run_one();
+  EXPECT_EQ(right_count, kReads);
+  std::array<std::byte, 2> edge{};
+  EXPECT_EQ(run(file->read(data.size() - 1, edge)).code(), Errc::io_error);
+  close(*file);
+}
+
+// Goal: a file that ends within a page is read to its end.
+TEST_P(SystemDiskTest, OddEnds) {
+  const std::unique_ptr<File> file = open("data").value();
+  ASSERT_TRUE(run(file->resize(kPageSize + 100)));
+  std::array<std::byte, 150> out{};
+  EXPECT_TRUE(run(file->read(kPageSize - 50, out)));
+  EXPECT_EQ(run(file->read(kPageSize - 49, out)).code(), Errc::io_error);
+  close(*file);
+}
+
+// A disk, past the page cache too, and, where O_DIRECT or RWF_NOWAIT may be missing, a memory file system.
+INSTANTIATE_TEST_SUITE_P(FileSystems, SystemDiskTest,
+                         ::testing::Values(Way{"/var/tmp", false, "disk"}, Way{"/var/tmp", true, "direct"},
+                                           Way{"/dev/shm", false, "memory"}),
+                         [](const auto& param) { return std::string(param.param.name); });
 
 }  // namespace
 }  // namespace agro

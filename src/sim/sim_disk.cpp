@@ -62,6 +62,7 @@ struct SimDisk::State {
   std::uint64_t crash_count = 0;
   std::uint64_t sync_count = 0;
   std::uint64_t write_count = 0;
+  std::uint64_t read_count = 0;
 };
 
 namespace {
@@ -69,12 +70,13 @@ namespace {
 class SimFile final : public File {
  public:
   SimFile(std::shared_ptr<SimDisk::State> disk, std::shared_ptr<Node> node, std::string path,
-          bool exclusive)
+          OpenOptions options)
       : disk_(std::move(disk)),
         node_(std::move(node)),
         path_(std::move(path)),
         crash_count_(node_->crash_count),
-        exclusive_(exclusive) {}
+        exclusive_(options.exclusive),
+        direct_(options.direct) {}
   ~SimFile() override { unlock(); }
 
   Task<void> write(FileWrite write) override {
@@ -133,7 +135,7 @@ class SimFile final : public File {
 
   std::optional<Result<void>> try_read(std::uint64_t offset, MutableBytes out) override {
     if (is_closed()) return Result<void>(refuse());
-    if (disk_->is_stalled()) return std::nullopt;
+    if (direct_ || disk_->is_stalled()) return std::nullopt;
     if (disk_->options.latency_max.count() > 0 && disk_->random.chance(1, 2)) return std::nullopt;
     return read_now(offset, out);
   }
@@ -214,6 +216,7 @@ class SimFile final : public File {
   }
 
   Result<void> read_now(std::uint64_t offset, MutableBytes out, bool past_cache = false) {
+    ++disk_->read_count;
     const SimDiskFaults& faults = disk_->faults;
     if (node_->fault.fail_reads || disk_->happens(faults.read_error_ppm)) {
       ++disk_->counts.read_errors;
@@ -232,7 +235,7 @@ class SimFile final : public File {
         offset = *other;
       }
     }
-    if (past_cache)
+    if (past_cache || direct_)
       node_->current.read(offset, out);
     else
       node_->read(offset, out);
@@ -282,6 +285,7 @@ class SimFile final : public File {
   std::string path_;
   std::uint64_t crash_count_;
   bool exclusive_;
+  bool direct_;
   bool closing_ = false;
   std::size_t running_count_ = 0;
   Event idle_;
@@ -322,7 +326,7 @@ Task<std::unique_ptr<File>> SimDisk::open(std::string path, OpenOptions options)
     }
     found->second->locked = true;
   }
-  co_return std::make_unique<SimFile>(state, found->second, path, options.exclusive);
+  co_return std::make_unique<SimFile>(state, found->second, path, options);
 }
 
 Task<void> SimDisk::make_directories(std::string path) {
@@ -508,5 +512,6 @@ std::string SimDisk::contents(const std::string& path, std::uint64_t offset,
 bool SimDisk::exists(const std::string& path) const { return state_->files.contains(path); }
 std::uint64_t SimDisk::sync_count() const { return state_->sync_count; }
 std::uint64_t SimDisk::write_count() const { return state_->write_count; }
+std::uint64_t SimDisk::read_count() const { return state_->read_count; }
 
 }  // namespace agro

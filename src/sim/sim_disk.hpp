@@ -116,6 +116,7 @@ class SimDisk final : public Disk {
 
   std::uint64_t sync_count() const;
   std::uint64_t write_count() const;
+  std::uint64_t read_count() const;
 
   struct State;
 
