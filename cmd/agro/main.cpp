@@ -119,9 +119,9 @@ Task<void> answer(SystemEnv& system, PeerOptions options, StoreIdentity identity
 /// For `agroctl metadata rebuild`, while the metadata are lost: blocks can be read, not written.
 Task<void> run_without_metadata(SystemEnv& system, PeerOptions options) {
   Env& env = system.env();
-  AGRO_CO_TRY(const StoreIdentity identity, co_await read_store_identity(env.disk, options.data_dir));
   StoreOptions store_options;
   store_options.directory = options.data_dir;
+  AGRO_CO_TRY(const StoreIdentity identity, co_await read_store_identity(env.disk, store_options));
   store_options.size = options.size;
   store_options.block_size = identity.block_size;
   store_options.cluster_id = identity.cluster_id;

@@ -49,7 +49,9 @@ Task<void> RebuildPeers::learn(const std::vector<std::string>& dirs, const Rebui
     AGRO_CO_TRY(cluster_id_, parse_uuid(sources.cluster_id));
   }
   for (const std::string& dir : dirs) {
-    AGRO_CO_TRY(const StoreIdentity identity, co_await read_store_identity(env_.disk, dir));
+    StoreOptions place;
+    place.directory = dir;
+    AGRO_CO_TRY(const StoreIdentity identity, co_await read_store_identity(env_.disk, place));
     if (cluster_id_.is_nil()) cluster_id_ = identity.cluster_id;
     if (block_size_ == 0) block_size_ = identity.block_size;
     if (identity.cluster_id != cluster_id_ || identity.block_size != block_size_) {
@@ -81,13 +83,13 @@ Result<void> RebuildPeers::add(SearchedPeer peer, std::uint64_t weight) {
 }
 
 Task<void> RebuildPeers::open_store(std::string directory) {
-  AGRO_CO_TRY(const StoreIdentity identity, co_await read_store_identity(env_.disk, directory));
+  StoreOptions options;
+  options.directory = directory;
+  AGRO_CO_TRY(const StoreIdentity identity, co_await read_store_identity(env_.disk, options));
   AGRO_CO_TRY(const std::unique_ptr<File> file,
               co_await env_.disk.open(directory + "/blocks", OpenOptions{}));
-  StoreOptions options;
   options.size = file->size() + std::uint64_t{kRoomBlocks} * block_size_;
   co_await file->close();
-  options.directory = directory;
   options.block_size = block_size_;
   options.cluster_id = cluster_id_;
   options.peer_id = identity.peer_id;

@@ -110,7 +110,7 @@ Task<void> PeerNode::open_store(const ClusterRecord& cluster) {
   store_options.block_size = cluster.block_size;
   store_options.cluster_id = cluster.id;
   const Result<StoreIdentity> identity =
-      co_await read_store_identity(env_.disk, options_.data_dir);
+      co_await read_store_identity(env_.disk, store_options);
   if (!identity.has_value() && identity.code() != Errc::not_found) co_return fail(identity.error());
   store_options.peer_id = identity.has_value() ? identity->peer_id : make_uuid(env_.random);
   id_ = store_options.peer_id;

@@ -96,7 +96,7 @@ class MmapStore final : public BlockStore {
     return slot_offset(slot, options_.block_size) + std::uint64_t{page} * kPageSize;
   }
   std::uint32_t pages_per_slot() const { return options_.block_size / kPageSize; }
-  std::string file_name() const { return options_.directory + "/blocks"; }
+  std::string file_name() const { return store_path(options_); }
 
   // mmap_commit.cpp
   void enqueue(Entry entry);

@@ -51,7 +51,7 @@ Task<void> MmapStore::wait_for_space(std::uint32_t own_slots, std::uint32_t inli
     } else if (file_system_full_ && (growing_ || wants_growth())) {
       // It was full a while ago: what growing brings now is to be seen.
     } else if (reclaim_exhausted_) {
-      co_return fail(Errc::out_of_space, options_.directory + " is full");
+      co_return fail(Errc::out_of_space, file_name() + " is full");
     } else {
       ++space_waiter_count_;
     }
@@ -68,7 +68,7 @@ Task<std::uint32_t> MmapStore::take_slot(SlotUse use) {
       co_return *slot;
     }
     if (slots_.free_count() == 0) {
-      co_return fail(Errc::out_of_space, options_.directory + " is full to its last slot");
+      co_return fail(Errc::out_of_space, file_name() + " is full to its last slot");
     }
     after_change();
     co_await progress_.wait();

@@ -34,8 +34,13 @@ struct Expected {
 
 class CrashRun {
  public:
-  explicit CrashRun(std::uint64_t seed)
-      : random_(seed ^ 0xC0FFEE), node_(seed), store_size_((20 + random_.below(100)) * kBlockSizeMin) {}
+  CrashRun(Engine engine, std::uint64_t seed)
+      : random_(seed ^ 0xC0FFEE),
+        node_(seed),
+        engine_(engine),
+        store_size_((20 + random_.below(100)) * kBlockSizeMin) {
+    if (engine == Engine::device) make_device(node_, store_size_);
+  }
 
   void run() {
     open();
@@ -63,7 +68,7 @@ class CrashRun {
 
   void open() {
     Env env = node_.env();
-    auto opened = node_.sim.run(open_mmap_store(env, options()));
+    auto opened = node_.sim.run(open_store(env, engine_, options()));
     ASSERT_TRUE(opened.has_value()) << opened.error().to_string();
     store_ = std::move(*opened);
   }
@@ -104,15 +109,16 @@ class CrashRun {
   void crash_while_opening() {
     node_.disk.set_options({.latency_min = microseconds(5), .latency_max = microseconds(100)});
     auto ended = std::make_shared<bool>(false);
-    spawn(node_.sim.executor(), open_and_drop(node_, options(), ended));
+    spawn(node_.sim.executor(), open_and_drop(node_, engine_, options(), ended));
     node_.sim.run_for(microseconds(random_.below(2000)));
     node_.disk.crash(random_);
     ASSERT_TRUE(node_.sim.run_until([&] { return *ended; }));
     node_.disk.set_options({});
   }
-  static Job open_and_drop(StoreNode& node, StoreOptions options, std::shared_ptr<bool> ended) {
+  static Job open_and_drop(StoreNode& node, Engine engine, StoreOptions options,
+                           std::shared_ptr<bool> ended) {
     Env env = node.env();
-    Result<std::unique_ptr<BlockStore>> opened = co_await open_mmap_store(env, options);
+    Result<std::unique_ptr<BlockStore>> opened = co_await open_store(env, engine, options);
     if (opened.has_value()) {
       const Result<void> closed = co_await (*opened)->close();
       EXPECT_TRUE(closed.has_value() || closed.code() == Errc::closed);
@@ -287,6 +293,7 @@ class CrashRun {
 
   Random random_;
   StoreNode node_;
+  Engine engine_;
   std::uint64_t store_size_;
   std::uint64_t checkpoint_slots_ = 2 + random_.below(12);
   std::unique_ptr<BlockStore> store_;
@@ -298,9 +305,11 @@ class CrashRun {
   bool stopping_ = false;
 };
 
+class StoreCrashTest : public ::testing::TestWithParam<Engine> {};
+
 // Goal: after a crash at any instant everything acknowledged is there, nothing else is served,
 // what was removed stays so and fences hold. Method: hundreds of seeds; see the head of the file.
-TEST(StoreCrashTest, NothingAcknowledgedIsLost) {
+TEST_P(StoreCrashTest, NothingAcknowledgedIsLost) {
   set_log_sink([](LogLevel, std::string_view) {});
   std::uint64_t first = 0;
   std::uint64_t count = 400;
@@ -314,7 +323,7 @@ TEST(StoreCrashTest, NothingAcknowledgedIsLost) {
   std::uint64_t checkpoints = 0;
   std::uint64_t full = 0;
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
-    CrashRun run(seed);
+    CrashRun run(GetParam(), seed);
     run.run();
     relocated += run.relocated_count;
     checkpoints += run.checkpoint_count;
@@ -336,7 +345,7 @@ Job put_once(BlockStore& store, BlockRef ref) {
 
 // Goal: what a crash left half written stays gone when a second crash hits the recovery, also when
 // it is more than one frame can restate. Method: one large group, cut; cut the next opening too.
-TEST(StoreCrashTest, ManyDroppedBlocksStayDropped) {
+TEST_P(StoreCrashTest, ManyDroppedBlocksStayDropped) {
   set_log_sink([](LogLevel, std::string_view) {});
   std::uint64_t checkpoint_count = 0;
   for (std::uint64_t seed = 0; seed < 100; ++seed) {
@@ -344,7 +353,8 @@ TEST(StoreCrashTest, ManyDroppedBlocksStayDropped) {
     StoreNode node(seed);
     const StoreOptions options = store_options(64 * kMiB, 16 * kBlockSizeMin);
     Env env = node.env();
-    const auto open = [&] { return node.sim.run(open_mmap_store(env, options)); };
+    if (GetParam() == Engine::device) make_device(node, options.size);
+    const auto open = [&] { return node.sim.run(open_store(env, GetParam(), options)); };
     std::unique_ptr<BlockStore> store = std::move(open()).value();
     node.disk.set_options({.latency_min = microseconds(100), .latency_max = microseconds(100)});
     for (std::uint64_t i = 0; i < 400; ++i) spawn(node.sim.executor(), put_once(*store, block_ref(1, 1, i)));
@@ -369,6 +379,10 @@ TEST(StoreCrashTest, ManyDroppedBlocksStayDropped) {
   }
   EXPECT_GT(checkpoint_count, 0U);  // the large case was met
 }
+
+INSTANTIATE_TEST_SUITE_P(Engines, StoreCrashTest,
+                         ::testing::Values(Engine::mmap, Engine::device),
+                         [](const auto& param) { return name_of(param.param); });
 
 }  // namespace
 }  // namespace agro

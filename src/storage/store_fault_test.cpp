@@ -224,12 +224,14 @@ TEST_F(StoreFaultTest, ForeignAndMismatched) {
   EXPECT_NE(small.error().message.find("size of at least"), std::string::npos);
   EXPECT_EQ(open(store_options(kMiB)).code(), Errc::invalid_argument);
   EXPECT_EQ(open(store_options(8 * kMiB, 100'000)).code(), Errc::invalid_argument);
+  StoreOptions nowhere;
+  nowhere.directory = "nowhere";
   const StoreIdentity identity =
-      node_.sim.run(read_store_identity(node_.disk, kStoreDirectory)).value();
+      node_.sim.run(read_store_identity(node_.disk, store_options(0))).value();
   EXPECT_EQ(identity.peer_id, test_uuid(2));
   EXPECT_EQ(identity.cluster_id, test_uuid(1));
   EXPECT_EQ(identity.block_size, kBlockSizeMin);
-  EXPECT_EQ(node_.sim.run(read_store_identity(node_.disk, "nowhere")).code(), Errc::not_found);
+  EXPECT_EQ(node_.sim.run(read_store_identity(node_.disk, nowhere)).code(), Errc::not_found);
   options = store_options(8 * kMiB);
   options.peer_id = {};  // whoever it is
   ASSERT_TRUE(open(options));
@@ -250,7 +252,7 @@ TEST_F(StoreFaultTest, OneSuperblockIsEnough) {
   node_.disk.flip(kStoreFile, 20);
   node_.disk.flip(kStoreFile, kPageSize + 20);
   EXPECT_EQ(open().code(), Errc::corrupt);
-  EXPECT_EQ(node_.sim.run(read_store_identity(node_.disk, kStoreDirectory)).code(), Errc::corrupt);
+  EXPECT_EQ(node_.sim.run(read_store_identity(node_.disk, store_options(0))).code(), Errc::corrupt);
 }
 
 // Goal: a file that lost both superblocks to zeros is no new store: nothing is made over its blocks.

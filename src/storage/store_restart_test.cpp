@@ -31,15 +31,18 @@ Job put_zeros(BlockStore& store, std::uint64_t writer, SharedBytes zeros, std::u
   --left;
 }
 
+class StoreRestartTest : public ::testing::TestWithParam<Engine> {};
+
 // Goal: a restart of a store with a million blocks reads an index, not the data. Method: print the
 // time that it takes; assert that all is there.
-TEST(StoreRestartTest, AMillionBlocks) {
+TEST_P(StoreRestartTest, AMillionBlocks) {
   StoreNode node(1);
   StoreOptions options = store_options(8 * kGiB, kBlockSizeDefault);
   options.grow_step_max = 128 * kMiB;
   options.checkpoint_log_size = 100 * kGiB;  // the log keeps it all until the close
   Env env = node.env();
-  std::unique_ptr<BlockStore> store = std::move(node.sim.run(open_mmap_store(env, options)).value());
+  if (GetParam() == Engine::device) make_device(node, options.size);
+  std::unique_ptr<BlockStore> store = std::move(node.sim.run(open_store(env, GetParam(), options)).value());
   AlignedBuffer buffer(kPageSize);
   std::memset(buffer.data(), 0, buffer.size());
   const SharedBytes zeros = copy_shared(buffer.bytes());
@@ -62,7 +65,7 @@ TEST(StoreRestartTest, AMillionBlocks) {
     EXPECT_TRUE(closed.has_value() || closed.code() == Errc::closed);
     store.reset();
     start = used_seconds();
-    store = std::move(node.sim.run(open_mmap_store(env, options)).value());
+    store = std::move(node.sim.run(open_store(env, GetParam(), options)).value());
     fmt::print("restart from {}: {:.2f} s\n", from, used_seconds() - start);
     EXPECT_EQ(store->stats().block_count, kWriterCount * kBlocksEach);
     for (std::uint64_t i = 0; i < kWriterCount * kBlocksEach; i += 1777) {
@@ -71,6 +74,9 @@ TEST(StoreRestartTest, AMillionBlocks) {
   }
   EXPECT_TRUE(node.sim.run(store->close()));
 }
+
+INSTANTIATE_TEST_SUITE_P(Engines, StoreRestartTest, ::testing::Values(Engine::mmap, Engine::device),
+                         [](const auto& param) { return name_of(param.param); });
 
 }  // namespace
 }  // namespace agro

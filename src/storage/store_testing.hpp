@@ -2,6 +2,7 @@
 // they are.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 
@@ -58,6 +59,30 @@ inline StoreOptions store_options(std::uint64_t size, std::uint32_t block_size =
   options.peer_id = test_uuid(2);
   options.grow_step_max = 16 * std::uint64_t{block_size};
   return options;
+}
+
+/// The engines that keep blocks on a disk: `mmap` in a directory, `disk` in one and on a device.
+enum class Engine { temp, mmap, disk, device };
+inline constexpr const char* kDevice = "device";
+
+inline std::string name_of(Engine engine) {
+  constexpr std::array kNames = {"temp", "mmap", "disk", "device"};
+  return kNames[static_cast<std::size_t>(engine)];
+}
+
+/// A file of zeros that stands for a device. Shape: there is none.
+inline void make_device(StoreNode& node, std::uint64_t size, const char* path = kDevice) {
+  const std::unique_ptr<File> file = std::move(node.sim.run(node.disk.open(path, {.create = true})).value());
+  AGRO_ASSERT(node.sim.run(file->resize(size)).has_value());
+  AGRO_ASSERT(node.sim.run(file->sync()).has_value());
+}
+
+/// Opens the store of an engine, on a device as large as the options say.
+inline Task<std::unique_ptr<BlockStore>> open_store(Env& env, Engine engine, StoreOptions options) {
+  AGRO_ASSERT(engine != Engine::temp);
+  if (engine == Engine::mmap) return open_mmap_store(env, std::move(options));
+  if (engine == Engine::device) options.device = kDevice;
+  return open_disk_store(env, std::move(options));
 }
 
 inline BlockRef block_ref(std::uint64_t volume, std::uint64_t epoch, std::uint64_t index) {
