@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
 
 #include "agro/standalone.hpp"
 #include "base/log.hpp"
@@ -13,6 +14,7 @@
 #include "metadata/measured_kv.hpp"
 #include "node/peer_node.hpp"
 #include "node/peer_protocols.hpp"
+#include "node/store_place.hpp"
 #include "storage/mmap_store.hpp"
 
 namespace agro {
@@ -27,6 +29,8 @@ struct PeerOptions {
   std::vector<std::string> http;
   std::uint64_t size = 0;
   std::string storage = "mmap";
+  std::string device;
+  bool format = false;
   bool auto_join = false;
   bool without_metadata = false;
   PeerLabels labels;
@@ -38,6 +42,8 @@ Result<PeerNodeOptions> node_options(const PeerOptions& options) {
   node.data_dir = options.data_dir;
   AGRO_TRY(node.storage, parse_storage_kind(options.storage));
   node.size = options.size;
+  node.device = options.device;
+  node.format = options.format;
   for (const std::string& text : options.addresses) {
     AGRO_TRY(const PeerAddress address, parse_peer_address(text));
     node.addresses.push_back({absolute_address(address.address), address.protocol});
@@ -60,15 +66,18 @@ Task<void> listen_http(http::Server& server, std::vector<std::string> texts) {
 Task<void> serve_peer(SystemEnv& system, Kv& kv, PeerOptions options) {
   Env& env = system.env();
   AGRO_CO_TRY(PeerNodeOptions wanted, node_options(options));
-  if (wanted.storage == StorageKind::mmap) {
+  if (wanted.storage != StorageKind::temp) {
     AGRO_CO_TRY_OK(co_await env.disk.make_directories(options.data_dir));
+    AGRO_CO_TRY_OK(co_await check_store_place(env.disk, options.data_dir, options.device));
   }
   AGRO_CO_TRY(const std::unique_ptr<PeerNode> node,
               co_await PeerNode::start(env, kv, std::move(wanted)));
   ClusterSource source(env, node->cluster());
   source.add_peer(*node);
   http::Server http_server(env, source);
-  Result<void> outcome = co_await listen_http(http_server, options.http);
+  Result<void> outcome;
+  if (!options.device.empty()) outcome = co_await note_device(env.disk, options.data_dir, options.device);
+  if (outcome.has_value()) outcome = co_await listen_http(http_server, options.http);
   if (outcome.has_value()) {
     std::printf("agro %s: peer %s", AGRO_VERSION, node->id().to_string().c_str());
     for (const PeerAddress& address : node->addresses()) {
@@ -121,13 +130,17 @@ Task<void> run_without_metadata(SystemEnv& system, PeerOptions options) {
   Env& env = system.env();
   StoreOptions store_options;
   store_options.directory = options.data_dir;
+  store_options.device = options.device;
+  AGRO_CO_TRY_OK(co_await check_store_place(env.disk, options.data_dir, options.device));
   AGRO_CO_TRY(const StoreIdentity identity, co_await read_store_identity(env.disk, store_options));
   store_options.size = options.size;
   store_options.block_size = identity.block_size;
   store_options.cluster_id = identity.cluster_id;
   store_options.peer_id = identity.peer_id;
-  AGRO_CO_TRY(const std::unique_ptr<BlockStore> store,
-              co_await open_mmap_store(env, std::move(store_options)));
+  Task<std::unique_ptr<BlockStore>> opening = options.storage == "disk"
+                                                  ? open_disk_store(env, store_options)
+                                                  : open_mmap_store(env, store_options);
+  AGRO_CO_TRY(const std::unique_ptr<BlockStore> store, co_await std::move(opening));
   Result<void> answered = co_await answer(system, std::move(options), identity, *store);
   Result<void> closed = co_await store->close();
   co_return answered.has_value() ? closed : answered;
@@ -178,6 +191,14 @@ void add_background_options(CLI::App& app, BackgroundOptions& options) {
                       "take a peer out of the ring that was down for so long (default 10m; never)");
 }
 
+void add_storage_options(CLI::App& app, std::string& storage, bool& format) {
+  app.add_option("--storage", storage,
+                 "mmap: files, read through the page cache; disk: files or devices, past it (direct I/O, "
+                 "io_uring); temp: memory, lost at the end (default mmap)")
+      ->check(CLI::IsMember({"mmap", "disk", "temp"}));
+  app.add_flag("--format", format, "what a --device holds may be overwritten, unless it is a store of agro");
+}
+
 void add_standalone_options(CLI::App& app, StandaloneOptions& options) {
   app.add_option("--data-dir", options.data_dir, "directory of metadata and peers; made when missing")
       ->required();
@@ -185,11 +206,12 @@ void add_standalone_options(CLI::App& app, StandaloneOptions& options) {
       ->check(CLI::Range(1, 64));
   app.add_option("--replication", options.replication, "copies of each block (default 2)")
       ->check(CLI::Range(1, 16));
-  options.size = 20 * kGiB;
   add_size_option(app, "--size", options.size,
-                  "most that each peer may use (default 20GiB); files grow as needed");
-  app.add_option("--storage", options.storage, "mmap: files; temp: memory, lost at the end")
-      ->check(CLI::IsMember({"mmap", "temp"}));
+                  "most that each peer may use (default 20GiB, or all of its --device); files grow as needed");
+  add_storage_options(app, options.storage, options.format);
+  app.add_option("--device", options.devices,
+                 "with --storage disk: a block device or preallocated file for each peer; once per peer, "
+                 "instead of files in --data-dir");
   add_size_option(app, "--block-size", options.block_size,
                   "largest block, a power of two, 64KiB to 16MiB (default 1MiB; fixed at first start)");
   app.add_option("--nbd", options.nbd, "serve NBD here too: unix:PATH or tcp:HOST:PORT");
@@ -210,9 +232,10 @@ void add_peer_options(CLI::App& app, PeerOptions& options) {
   app.add_option("--data-dir", options.data_dir, "directory of the peer's store; made when missing");
   app.add_option("--peer-address", options.addresses,
                  "listen for peers and clients: adp://HOST:PORT or adp+unix:PATH, or grpc");
-  add_size_option(app, "--size", options.size, "most that the store may use");
-  app.add_option("--storage", options.storage, "mmap: files; temp: memory, lost at the end")
-      ->check(CLI::IsMember({"mmap", "temp"}));
+  add_size_option(app, "--size", options.size, "most that the store may use (default, of a --device: all of it)");
+  add_storage_options(app, options.storage, options.format);
+  app.add_option("--device", options.device,
+                 "with --storage disk: a block device or preallocated file, instead of a file in --data-dir");
   app.add_option("--http,--metrics", options.http, kHttpHelp);
   app.add_flag("--auto-join", options.auto_join, "add this peer to the ring");
   app.add_flag("--without-metadata", options.without_metadata,
@@ -229,9 +252,11 @@ std::string missing_option(const PeerOptions& options) {
   if (options.without_metadata && options.storage == "temp") {
     return "--without-metadata is for stores that outlive their process";
   }
+  if (options.storage != "disk" && !options.device.empty()) return "--device is for --storage disk";
+  if (options.format && options.device.empty()) return "--format is for a --device";
   if (options.data_dir.empty() && options.storage != "temp") return "--data-dir is required";
   if (options.addresses.empty()) return "--peer-address is required";
-  if (options.size == 0) return "--size is required";
+  if (options.size == 0 && options.device.empty()) return "--size is required";
   for (const std::string* label : {&options.labels.zone, &options.labels.rack, &options.labels.host}) {
     // They are part of every ring record.
     if (label->size() > kLabelSizeMax) {
@@ -242,11 +267,15 @@ std::string missing_option(const PeerOptions& options) {
   return "";
 }
 
-std::string bad_size(const StandaloneOptions& options) {
+std::string bad_option(const StandaloneOptions& options) {
   const std::uint64_t size = options.block_size;
   if (size != 0 && (size < kBlockSizeMin || size > kBlockSizeMax || (size & (size - 1)) != 0)) {
     return "--block-size must be a power of two from 64KiB to 16MiB";
   }
+  if (options.storage != "disk" && !options.devices.empty()) return "--device is for --storage disk";
+  if (options.format && options.devices.empty()) return "--format is for a --device";
+  const std::set<std::string> different(options.devices.begin(), options.devices.end());
+  if (different.size() < options.devices.size()) return "one --device is given twice; each peer needs its own";
   if (options.write_buffer < 4 * kMiB) return "--write-buffer must be at least 4MiB";
   return "";
 }
@@ -266,7 +295,7 @@ int run(int argc, char** argv) {
   add_standalone_options(*alone, standalone);
   if (const int status = parse_command_line(app, argc, argv); status >= 0) return status;
   log_to_standard_error("agro", verbose);
-  const std::string complaint = alone->parsed() ? bad_size(standalone) : missing_option(peer);
+  const std::string complaint = alone->parsed() ? bad_option(standalone) : missing_option(peer);
   if (!complaint.empty()) {
     std::fprintf(stderr, "agro: %s (see agro --help)\n", complaint.c_str());
     return 1;

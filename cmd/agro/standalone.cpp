@@ -14,6 +14,7 @@
 #include "common/serving.hpp"
 #include "metadata/measured_kv.hpp"
 #include "node/peer_node.hpp"
+#include "node/store_place.hpp"
 #include "ring/placement.hpp"
 
 namespace agro {
@@ -22,6 +23,7 @@ namespace {
 constexpr std::uint32_t kPeerCountDefault = 3;
 constexpr std::uint32_t kPeerCountMax = 64;
 constexpr std::uint32_t kReplicationDefault = 2;
+constexpr std::uint64_t kPeerSizeDefault = 20 * kGiB;
 
 /// Everything of a running standalone process, in the order it is started.
 struct Standalone {
@@ -76,12 +78,18 @@ Task<void> init_cluster(Env& env, Metadata& metadata, const StandaloneOptions& o
 /// Makes the cluster when there is none, and compares what was asked for with what is there.
 Task<void> prepare_cluster(Env& env, Metadata& metadata, StandaloneOptions& options) {
   const std::uint32_t present = count_peer_dirs(options);
+  const auto device_count = static_cast<std::uint32_t>(options.devices.size());
+  if (options.peer_count == 0 && present == 0) options.peer_count = device_count;
   if (options.peer_count != 0 && options.peer_count < present) {
     co_return fail(Errc::invalid_argument,
                    fmt::format("{} holds {} peers; --peers {} would leave data behind",
                                options.data_dir, present, options.peer_count));
   }
   if (options.peer_count == 0) options.peer_count = present > 0 ? present : kPeerCountDefault;
+  if (device_count != 0 && device_count != options.peer_count) {
+    co_return fail(Errc::invalid_argument, fmt::format("there are {} peers, but {} --device: give one for each",
+                                                       options.peer_count, device_count));
+  }
   const Result<ClusterRecord> cluster = co_await metadata.cluster();
   if (!cluster.has_value()) {
     if (cluster.code() != Errc::not_found) co_return fail(cluster.error());
@@ -111,25 +119,37 @@ Task<void> prepare_cluster(Env& env, Metadata& metadata, StandaloneOptions& opti
   co_return Result<void>();
 }
 
+Task<void> start_peer(Env& env, Standalone& node, PeerNodeOptions peer) {
+  const std::string directory = peer.data_dir;
+  const std::string device = peer.device;
+  AGRO_CO_TRY_OK(co_await env.disk.make_directories(directory));
+  if (peer.storage != StorageKind::temp) {
+    AGRO_CO_TRY_OK(co_await check_store_place(env.disk, directory, device));
+  }
+  AGRO_CO_TRY(std::unique_ptr<PeerNode> started, co_await PeerNode::start(env, *node.kv, std::move(peer)));
+  node.peers.push_back(std::move(started));
+  if (!device.empty()) AGRO_CO_TRY_OK(co_await note_device(env.disk, directory, device));
+  co_return Result<void>();
+}
+
 Task<void> start_peers(SystemEnv& system, Standalone& node, const StandaloneOptions& options) {
   AGRO_CO_TRY(const StorageKind storage, parse_storage_kind(options.storage));
   for (std::uint32_t number = 1; number <= options.peer_count; ++number) {
     PeerNodeOptions peer;
     peer.data_dir = peer_dir(options, number);
     peer.storage = storage;
-    peer.size = options.size;
+    if (!options.devices.empty()) peer.device = options.devices[number - 1];
+    peer.format = options.format;
+    peer.size = options.size != 0 || !peer.device.empty() ? options.size : kPeerSizeDefault;
     peer.addresses = {absolute_address(
         Address{Address::Kind::unix_socket, peer.data_dir + "/adp.sock", {}, 0})};
     peer.labels.host = "localhost";
     peer.auto_join = true;
     peer.background = options.background;
-    AGRO_CO_TRY_OK(co_await system.env().disk.make_directories(peer.data_dir));
-    Result<std::unique_ptr<PeerNode>> started =
-        co_await PeerNode::start(system.env(), *node.kv, std::move(peer));
+    Result<void> started = co_await start_peer(system.env(), node, std::move(peer));
     if (!started.has_value()) {
       co_return fail(with_context(started.error(), fmt::format("peer {}", number)));
     }
-    node.peers.push_back(std::move(*started));
   }
   co_return Result<void>();
 }

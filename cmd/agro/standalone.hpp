@@ -14,8 +14,10 @@ struct StandaloneOptions {
   std::string data_dir;
   std::uint32_t peer_count = 0;       // 0: what is there, else 3
   std::uint32_t replication = 0;      // 0: what is there, else 2
-  std::uint64_t size = 0;             // bytes a peer may use
+  std::uint64_t size = 0;             // bytes a peer may use; 0: 20 GiB, or all of a device
   std::string storage = "mmap";
+  std::vector<std::string> devices;   // of `disk`: one for each peer, or none
+  bool format = false;
   std::uint64_t block_size = 0;       // 0: what is there, else 1 MiB
   std::vector<std::string> nbd;       // beside DIR/nbd.sock
   std::vector<std::string> http;      // beside DIR/metrics.sock

@@ -7,6 +7,7 @@
 #include "base/units.hpp"
 #include "node/peer_protocols.hpp"
 #include "node/ring_change.hpp"
+#include "node/store_place.hpp"
 
 namespace agro {
 namespace {
@@ -27,7 +28,7 @@ Task<std::vector<std::string>> RebuildPeers::store_dirs(std::string directory) {
   Result<std::vector<std::string>> names = co_await env_.disk.list(directory);
   if (!names.has_value()) co_return fail(with_context(names.error(), directory));
   std::vector<std::string> dirs;
-  if (contains(*names, "blocks")) {
+  if (contains(*names, "blocks") || contains(*names, "device")) {
     dirs.push_back(std::move(directory));
     co_return std::move(dirs);
   }
@@ -37,9 +38,17 @@ Task<std::vector<std::string>> RebuildPeers::store_dirs(std::string directory) {
   std::sort(dirs.begin(), dirs.end());
   if (dirs.empty()) {
     co_return fail(Errc::not_found,
-                   directory + " holds no store: there is neither a file 'blocks' nor 'peer-1'");
+                   directory + " holds no store: there is no file 'blocks' or 'device' and no 'peer-1'");
   }
   co_return std::move(dirs);
+}
+
+/// Where the store of a directory is.
+Task<StoreOptions> RebuildPeers::store_place(std::string directory) {
+  StoreOptions options;
+  AGRO_CO_TRY(options.device, co_await noted_device(env_.disk, directory));
+  options.directory = std::move(directory);
+  co_return std::move(options);
 }
 
 /// Which cluster it is, from the stores or from what was said.
@@ -49,8 +58,7 @@ Task<void> RebuildPeers::learn(const std::vector<std::string>& dirs, const Rebui
     AGRO_CO_TRY(cluster_id_, parse_uuid(sources.cluster_id));
   }
   for (const std::string& dir : dirs) {
-    StoreOptions place;
-    place.directory = dir;
+    AGRO_CO_TRY(const StoreOptions place, co_await store_place(dir));
     AGRO_CO_TRY(const StoreIdentity identity, co_await read_store_identity(env_.disk, place));
     if (cluster_id_.is_nil()) cluster_id_ = identity.cluster_id;
     if (block_size_ == 0) block_size_ = identity.block_size;
@@ -83,17 +91,20 @@ Result<void> RebuildPeers::add(SearchedPeer peer, std::uint64_t weight) {
 }
 
 Task<void> RebuildPeers::open_store(std::string directory) {
-  StoreOptions options;
-  options.directory = directory;
+  AGRO_CO_TRY(StoreOptions options, co_await store_place(directory));
   AGRO_CO_TRY(const StoreIdentity identity, co_await read_store_identity(env_.disk, options));
-  AGRO_CO_TRY(const std::unique_ptr<File> file,
-              co_await env_.disk.open(directory + "/blocks", OpenOptions{}));
-  options.size = file->size() + std::uint64_t{kRoomBlocks} * block_size_;
-  co_await file->close();
+  const bool on_device = !options.device.empty();
+  if (!on_device) {
+    AGRO_CO_TRY(const std::unique_ptr<File> file, co_await env_.disk.open(store_path(options), OpenOptions{}));
+    options.size = file->size() + std::uint64_t{kRoomBlocks} * block_size_;
+    co_await file->close();
+  }
   options.block_size = block_size_;
   options.cluster_id = cluster_id_;
   options.peer_id = identity.peer_id;
-  Result<std::unique_ptr<BlockStore>> store = co_await open_mmap_store(env_, options);
+  Task<std::unique_ptr<BlockStore>> opening =
+      on_device ? open_disk_store(env_, options) : open_mmap_store(env_, options);
+  Result<std::unique_ptr<BlockStore>> store = co_await std::move(opening);
   if (!store.has_value()) {
     if (store.code() != Errc::locked) co_return fail(std::move(store).error());
     co_return fail(Errc::locked, fmt::format("{}: its peer is running; stop it, or give --peer "

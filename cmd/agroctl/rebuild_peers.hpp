@@ -41,6 +41,7 @@ class RebuildPeers {
 
  private:
   Task<std::vector<std::string>> store_dirs(std::string directory);
+  Task<StoreOptions> store_place(std::string directory);
   Task<void> learn(const std::vector<std::string>& dirs, const RebuildSources& sources);
   Task<void> open_store(std::string directory);
   Task<void> connect(std::string text);

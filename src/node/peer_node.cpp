@@ -32,9 +32,12 @@ bool is_alive(const ClusterView& view, const PeerId& id) {
 
 Result<StorageKind> parse_storage_kind(std::string_view text) {
   if (text == "mmap") return StorageKind::mmap;
+  if (text == "disk") return StorageKind::disk;
   if (text == "temp") return StorageKind::temp;
   return fail(Errc::invalid_argument,
-              fmt::format("unknown storage '{}'; it is mmap (files) or temp (memory)", text));
+              fmt::format("unknown storage '{}'; it is mmap (files), disk (past the page cache) or temp "
+                          "(memory)",
+                          text));
 }
 
 PeerNode::PeerNode(Env& env, Kv& kv, PeerNodeOptions options)
@@ -88,7 +91,8 @@ Task<void> PeerNode::begin() {
   rebalancer_->start();
   detached_copies_ = std::make_unique<DetachedCopies>(env_, *cluster_);
   collector_->start();
-  if (options_.storage == StorageKind::mmap) options_.background.scrub.state_path = options_.data_dir + "/scrub";
+  const bool keeps = options_.storage != StorageKind::temp && !options_.data_dir.empty();
+  if (keeps) options_.background.scrub.state_path = options_.data_dir + "/scrub";
   scrubber_ = std::make_unique<Scrubber>(env_, *cluster_, *service_, options_.background.scrub);
   scrubber_->start();
   service_->set_background(this);
@@ -106,19 +110,27 @@ Task<void> PeerNode::open_store(const ClusterRecord& cluster) {
   }
   StoreOptions store_options;
   store_options.directory = options_.data_dir;
+  store_options.device = options_.device;
+  store_options.format = options_.format;
   store_options.size = options_.size;
   store_options.block_size = cluster.block_size;
   store_options.cluster_id = cluster.id;
   const Result<StoreIdentity> identity =
       co_await read_store_identity(env_.disk, store_options);
-  if (!identity.has_value() && identity.code() != Errc::not_found) co_return fail(identity.error());
+  // What a device holds may be no store; opening it says what to do about that.
+  const bool may_be_new = identity.code() == Errc::not_found ||
+                          (options_.storage == StorageKind::disk && identity.code() == Errc::corrupt);
+  if (!identity.has_value() && !may_be_new) co_return fail(identity.error());
   store_options.peer_id = identity.has_value() ? identity->peer_id : make_uuid(env_.random);
   id_ = store_options.peer_id;
   store_options.is_damaged = [this](const BlockRef& ref, ConstBytes bytes) {
     return cluster_ != nullptr && cluster_->is_checksummed(ref.volume) &&
            !crc_verify_block(ref, bytes).has_value();
   };
-  AGRO_CO_TRY(store_, co_await open_mmap_store(env_, store_options));
+  Task<std::unique_ptr<BlockStore>> opening = options_.storage == StorageKind::disk
+                                                  ? open_disk_store(env_, store_options)
+                                                  : open_mmap_store(env_, store_options);
+  AGRO_CO_TRY(store_, co_await std::move(opening));
   co_return Result<void>();
 }
 
@@ -200,7 +212,7 @@ Job PeerNode::keep_registered() {
       // Only a change worth knowing is written: steady operation costs no metadata writes.
       const std::uint64_t used = store_->stats().used;
       const std::uint64_t change = used > reported_used_ ? used - reported_used_ : reported_used_ - used;
-      if (change <= options_.size / 100) continue;
+      if (change <= store_->stats().size / 100) continue;
       done = co_await metadata_.update_peer(record());
       if (done.has_value()) reported_used_ = used;
     }

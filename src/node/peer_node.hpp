@@ -26,8 +26,8 @@
 
 namespace agro {
 
-enum class StorageKind : std::uint8_t { mmap, temp };
-/// "mmap", "temp". Errors: invalid_argument.
+enum class StorageKind : std::uint8_t { mmap, disk, temp };
+/// "mmap", "disk", "temp". Errors: invalid_argument.
 Result<StorageKind> parse_storage_kind(std::string_view text);
 
 /// What a peer does besides serving.
@@ -40,9 +40,11 @@ struct BackgroundOptions {
 };
 
 struct PeerNodeOptions {
-  std::string data_dir;
+  std::string data_dir;              // of the blocks, unless they are on a device, and of small notes
+  std::string device;                // of `disk`: a block device or a file that is there; else empty
+  bool format = false;               // what the device holds may be overwritten
   StorageKind storage = StorageKind::mmap;
-  std::uint64_t size = 0;            // bytes it may use
+  std::uint64_t size = 0;            // bytes it may use; of a device 0 means all
   std::vector<PeerAddress> addresses;  // to listen on
   PeerLabels labels;
   bool auto_join = false;            // add itself to the ring
