@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,7 +17,8 @@
 
 namespace agro {
 
-/// Where to listen or connect: "unix:/path" or "tcp:host:port" ("tcp:[::1]:10809").
+/// Where to listen or connect: "unix:/path" or "tcp:host:port" ("tcp:[::1]:10809"). A path that begins
+/// with @ is a name in the kernel and no file.
 struct Address {
   enum class Kind : std::uint8_t { unix_socket, tcp };
   Kind kind = Kind::unix_socket;
@@ -67,6 +69,10 @@ class Network {
   /// Replaces a Unix socket's file that nobody listens on. Errors: already_exists when somebody
   /// does or the port is taken; io_error.
   virtual Task<std::unique_ptr<Listener>> listen(Address address) = 0;
+
+  /// Where the processes of this machine (of its network namespace) reach who listens by that name:
+  /// a Unix socket without a file. Nothing where there is no such thing.
+  virtual std::optional<Address> machine_address(std::string_view /*name*/) const { return std::nullopt; }
 };
 
 }  // namespace agro

@@ -179,6 +179,7 @@ Task<std::vector<Endpoint>> resolve(asio::io_context& loop, Address address) {
       co_return fail(Errc::invalid_argument,
                      fmt::format("socket path '{}' is too long", address.path));
     }
+    if (address.path.starts_with('@')) address.path.front() = '\0';
     endpoints.emplace_back(asio::local::stream_protocol::endpoint(address.path));
     co_return endpoints;
   }
@@ -372,6 +373,10 @@ Result<OwnedFd> open_listening(const Address& address, const Endpoint& endpoint)
 }
 
 }  // namespace
+
+std::optional<Address> SystemNetwork::machine_address(std::string_view name) const {
+  return Address{Address::Kind::unix_socket, fmt::format("@agro/{}", name), {}, 0};
+}
 
 Task<std::unique_ptr<Stream>> SystemNetwork::connect(Address address, TimePoint deadline) {
   auto promise = std::make_shared<Connected>();

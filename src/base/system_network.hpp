@@ -17,6 +17,7 @@ class SystemNetwork final : public Network {
 
   Task<std::unique_ptr<Stream>> connect(Address address, TimePoint deadline) override;
   Task<std::unique_ptr<Listener>> listen(Address address) override;
+  std::optional<Address> machine_address(std::string_view name) const override;
 
  private:
   asio::io_context& loop_;

@@ -42,4 +42,8 @@ std::string format_peer_address(const PeerAddress& peer) {
   return fmt::format("{}://{}", scheme, address.to_string().substr(4));  // without "tcp:"
 }
 
+std::optional<Address> near_address(const Network& network, const PeerId& peer) {
+  return network.machine_address("peer-" + peer.to_string());
+}
+
 }  // namespace agro

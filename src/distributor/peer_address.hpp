@@ -2,10 +2,12 @@
 // grpc://HOST:PORT, grpc+unix:PATH.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/network.hpp"
+#include "core/uuid.hpp"
 
 namespace agro {
 
@@ -25,5 +27,8 @@ struct PeerAddress {
 /// Errors: invalid_argument, with the forms there are.
 Result<PeerAddress> parse_peer_address(std::string_view text);
 std::string format_peer_address(const PeerAddress& address);
+
+/// Where a peer also listens for those who share its machine; nothing: nowhere.
+std::optional<Address> near_address(const Network& network, const PeerId& peer);
 
 }  // namespace agro

@@ -80,6 +80,7 @@ Task<void> PeerNode::begin() {
     AGRO_CO_TRY(Address bound, co_await server->listen(address.address));
     record_addresses_.push_back({std::move(bound), address.protocol});
   }
+  AGRO_CO_TRY_OK(co_await listen_near());
   started_unix_ms_ = env_.clock.unix_time_ms();
   AGRO_CO_TRY_OK(co_await register_self());
   if (options_.auto_join) AGRO_CO_TRY_OK(co_await join_ring());
@@ -99,6 +100,20 @@ Task<void> PeerNode::begin() {
   jobs_.spawn(keep_registered());
   jobs_.spawn(follow_tombstones());
   jobs_.spawn(coordinate());
+  co_return Result<void>();
+}
+
+/// Those who share the machine need not go through TCP. An address that nobody need know: its name
+/// follows from the peer's id.
+Task<void> PeerNode::listen_near() {
+  const auto server = servers_.find(PeerProtocol::adp);
+  const std::optional<Address> near = near_address(env_.network, id_);
+  if (server == servers_.end() || !near.has_value()) co_return Result<void>();
+  const Result<Address> bound = co_await server->second->listen(*near);
+  if (!bound.has_value()) {
+    log_warning("peer {}: clients of this machine will use TCP: {}", id_.to_string(),
+                bound.error().message);
+  }
   co_return Result<void>();
 }
 

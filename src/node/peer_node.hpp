@@ -78,6 +78,7 @@ class PeerNode final : private PeerService::Background {
 
  private:
   PeerNode(Env& env, Kv& kv, PeerNodeOptions options);
+  Task<void> listen_near();
   Task<void> open_store(const ClusterRecord& cluster);
   Task<void> begin();
   PeerRecord record() const;

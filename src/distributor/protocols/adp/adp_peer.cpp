@@ -55,6 +55,7 @@ struct Session {
   std::uint64_t next_request_id = 1;
   std::uint64_t receiving_id = 0;  // whose payload is being received into its buffer; 0: none
   TimePoint last_heard;
+  bool near = false;  // by a socket of this machine
   bool ended = false;
   Error reason;
   Event ended_event;
@@ -180,6 +181,7 @@ struct AdpPeer::State {
   static Task<Reply> call(std::shared_ptr<State> state, Request request, TimePoint deadline);
   static Job run(std::shared_ptr<State> state);
   static Task<SessionPtr> open(std::shared_ptr<State> state);
+  static Task<SessionPtr> open_at(std::shared_ptr<State> state, Address address);
   static Task<void> say_hello(std::shared_ptr<State> state, SessionPtr session);
   static Job heartbeat_job(std::shared_ptr<State> state, SessionPtr session);
   static Task<PeerStat> ask_stat(std::shared_ptr<State> state, TimePoint deadline);
@@ -255,11 +257,23 @@ Task<void> AdpPeer::State::say_hello(std::shared_ptr<State> state, SessionPtr se
   co_return Result<void>();
 }
 
+/// A peer of this machine is reached by its Unix socket, whatever its address says.
 Task<SessionPtr> AdpPeer::State::open(std::shared_ptr<State> state) {
+  if (const auto near = near_address(state->env.network, state->options.peer)) {
+    Result<SessionPtr> opened = co_await open_at(state, *near);
+    if (opened.has_value()) {
+      (*opened)->near = true;
+      co_return opened;
+    }
+  }
+  co_return co_await open_at(state, state->options.address);
+}
+
+Task<SessionPtr> AdpPeer::State::open_at(std::shared_ptr<State> state, Address address) {
   Clock& clock = state->env.clock;
   const TimePoint deadline = clock.now() + kConnectLimit;
   AGRO_CO_TRY(std::unique_ptr<Stream> stream,
-              co_await state->env.network.connect(state->options.address, deadline));
+              co_await state->env.network.connect(std::move(address), deadline));
   auto session = std::make_shared<Session>(std::move(stream), state->options.block_size);
   if (state->closed) co_return fail(Errc::closed, "closed");
   state->jobs.spawn(writer_job(session));
@@ -344,7 +358,10 @@ bool AdpPeer::connected() const { return state_->session != nullptr && !state_->
 void AdpPeer::on_connection(std::function<void()> listener) {
   state_->listener = std::move(listener);
 }
-bool AdpPeer::local() const { return is_this_machine(state_->options.address); }
+bool AdpPeer::local() const {
+  return is_this_machine(state_->options.address) ||
+         (state_->session != nullptr && state_->session->near);
+}
 std::optional<PeerStat> AdpPeer::last_stat() const { return state_->last_stat; }
 std::string AdpPeer::problem() const { return connected() ? "" : state_->problem.message; }
 
