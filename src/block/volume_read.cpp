@@ -10,6 +10,8 @@ namespace agro {
 namespace {
 
 constexpr std::size_t kReadsAtOnce = 16;
+/// Longer runs are streams: they would push out of the cache what is read again and again.
+constexpr std::uint32_t kCachedRunMax = 16;
 
 }  // namespace
 
@@ -131,7 +133,7 @@ Task<void> Volume::read_remote(RemoteRead piece) {
     answer = co_await blockset_->read(piece.ref, piece.sector * kSectorSize, piece.out, {});
   }
   if (answer.has_value()) {
-    for (std::uint32_t index = 0; index < piece.run.count; ++index) {
+    for (std::uint32_t index = 0; index < piece.run.count && piece.run.count <= kCachedRunMax; ++index) {
       cache_.put(piece.ref.index, piece.sector + index,
                  piece.out.subspan(std::size_t{index} * kSectorSize, kSectorSize));
     }
@@ -146,7 +148,7 @@ Task<void> Volume::read_remote(RemoteRead piece) {
 
 Task<void> Volume::cache(std::uint64_t offset, std::uint64_t size) {
   AGRO_CO_TRY_OK(check_range(offset, size));
-  constexpr std::uint64_t kBytesAtOnce = 1024 * 1024;
+  constexpr std::uint64_t kBytesAtOnce = kCachedRunMax * kSectorSize;
   const std::uint64_t end = round_up(offset + size, kSectorSize);
   AlignedBuffer scratch(kBytesAtOnce);
   for (offset = round_down(offset, kSectorSize); offset < end; offset += kBytesAtOnce) {
