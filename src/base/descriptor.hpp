@@ -1,9 +1,14 @@
-// A file descriptor that closes itself.
+// A file descriptor that closes itself, and locks on files.
+//
+// Threading: lock_file() and Patience block; on a worker thread only.
 #pragma once
 
 #include <unistd.h>
 
+#include <string>
 #include <utility>
+
+#include "base/result.hpp"
 
 namespace agro {
 
@@ -24,5 +29,19 @@ class Descriptor {
  private:
   int number_;
 };
+
+/// Waits for what a process that has just ended still holds: the kernel gives its files back only when
+/// it is done with its io_uring, a moment after the process is gone.
+class Patience {
+ public:
+  /// False: it took too long; whoever holds it is alive.
+  bool wait();
+
+ private:
+  int waits_left_ = 200;  // of 5 ms
+};
+
+/// Locks the file for this process alone. Errors: locked.
+Result<void> lock_file(const Descriptor& file, const std::string& path);
 
 }  // namespace agro

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
@@ -255,12 +254,14 @@ class DirectFile final : public File {
   Event idle_;
 };
 
-Result<void> lock_file(const DirectTarget& target) {
-  if (::flock(target.descriptor.get(), LOCK_EX | LOCK_NB) == 0) return {};
-  if (errno == EWOULDBLOCK) {
-    return fail(Errc::locked, target.path + " is open in another process; stop that one first");
-  }
-  return fail(errno_error("lock " + target.path, errno));
+/// Patient as lock_file() is.
+int open_patiently(const std::string& path, int flags) {
+  Patience patience;
+  int descriptor = -1;
+  do {
+    descriptor = ::open(path.c_str(), flags, 0644);
+  } while (descriptor < 0 && errno == EBUSY && patience.wait());
+  return descriptor;
 }
 
 Result<std::uint64_t> device_size(const DirectTarget& target) {
@@ -283,7 +284,7 @@ Result<DirectTarget> open_direct(const std::string& path, OpenOptions options) {
   // Of a device, O_EXCL asks for it alone: not mounted, not in a RAID, not another store's.
   const int exclusive = is_device && options.exclusive ? O_EXCL : 0;
   const int create = options.create && !there ? O_CREAT : 0;
-  DirectTarget target{path, Descriptor(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC | exclusive | create, 0644)),
+  DirectTarget target{path, Descriptor(open_patiently(path, O_RDWR | O_DIRECT | O_CLOEXEC | exclusive | create)),
                       0, is_device};
   if (!target.descriptor.is_open()) {
     if (errno == EBUSY) {
@@ -294,7 +295,7 @@ Result<DirectTarget> open_direct(const std::string& path, OpenOptions options) {
     }
     return fail(errno_error("open " + path, errno));
   }
-  if (options.exclusive) AGRO_TRY_OK(lock_file(target));
+  if (options.exclusive) AGRO_TRY_OK(lock_file(target.descriptor, target.path));
   if (::fstat(target.descriptor.get(), &about) != 0) return fail(errno_error("stat " + path, errno));
   target.size = static_cast<std::uint64_t>(about.st_size);
   if (is_device) {

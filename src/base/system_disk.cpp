@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
@@ -318,12 +317,7 @@ Result<Opened> open_now(const std::string& path, OpenOptions options) {
     if (buffered.is_open()) AGRO_TRY_OK(sync_directory(parent_of(path)));
   }
   if (!buffered.is_open()) return fail(errno_error("open " + path, errno));
-  if (options.exclusive && ::flock(buffered.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) {
-      return fail(Errc::locked, path + " is open in another process; stop that one first");
-    }
-    return fail(errno_error("lock " + path, errno));
-  }
+  if (options.exclusive) AGRO_TRY_OK(lock_file(buffered, path));
   struct stat about {};
   if (::fstat(buffered.get(), &about) != 0) return fail(errno_error("stat " + path, errno));
   // Each read asks for what it wants; readahead would only read what nobody asked for.
