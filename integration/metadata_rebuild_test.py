@@ -88,7 +88,9 @@ def main():
     assert len(dry["peers"]) == 3 and dry["replication"] == 2 and dry["cluster"] in cluster, (dry, cluster)
     assert [(each["name"], each["state"]) for each in dry["volumes"]] == [
         ("one", "whole"), ("two", "whole")], dry
-    assert all(each["log_blocks"] > 0 and each["size_bytes"] == 64 * MIB for each in dry["volumes"]), dry
+    assert all(each["size_bytes"] == 64 * MIB for each in dry["volumes"]), dry
+    # Written last, and killed before a checkpoint; the other may have been idle long enough for one.
+    assert dry["volumes"][1]["log_blocks"] > 0, dry
     lost = agroctl("-C", f"sqlite:{directory}/other.db", "metadata", "rebuild",
                    "--data-dir", f"{data_dir}/peer-1", check=False)
     assert lost.returncode == 1 and "uncertain" in lost.stderr and "nothing was written" in lost.stderr, lost

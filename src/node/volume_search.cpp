@@ -180,6 +180,16 @@ void VolumeSearch::follow_log(SeenRange blocks, FoundVolume& volume) {
                          seen.ref.index == volume.head.sequence + 1 + volume.tail_count;
     if (in_tail) ++volume.tail_count;
   }
+  // With all peers named those were on their way when the writer died; with some missing anybody's.
+  const auto beyond = std::count_if(blocks.begin(), blocks.end(), [&volume](const Seen& seen) {
+    return seen.ref.type == BlockType::data && seen.ref.epoch == volume.head.epoch &&
+           seen.ref.index > volume.head.sequence + volume.tail_count;
+  });
+  if (beyond > 0) {
+    volume.doubts.push_back(fmt::format("{} blocks lie beyond a gap in the log and are lost: unless all "
+                                        "peers are named, flushed writes may be among them",
+                                        beyond));
+  }
   // An opening writes its checkpoint before anything else, so those blocks had one.
   const bool newer_data = std::any_of(blocks.begin(), blocks.end(), [&volume](const Seen& seen) {
     return seen.ref.type == BlockType::data && seen.ref.epoch > volume.head.epoch;
