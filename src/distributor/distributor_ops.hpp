@@ -1,6 +1,8 @@
 // State of the distributor's calls under way; private to distributor*.cpp.
 #pragma once
 
+#include <algorithm>
+
 #include "distributor/distributor.hpp"
 
 namespace agro {
@@ -36,7 +38,16 @@ struct Distributor::WriteOp {
     PeerPtr state;
     TimePoint slow_at;
     Phase phase = Phase::fresh;
+    bool stored = false;
   };
+
+  /// Copies at peers that are there still.
+  std::uint32_t copies_in_reach() const {
+    return static_cast<std::uint32_t>(
+        std::count_if(attempts.begin(), attempts.end(), [](const Attempt& attempt) {
+          return attempt.stored && attempt.state->peer->connected();
+        }));
+  }
 
   PeerWrite request;
   std::uint32_t wanted = 0;

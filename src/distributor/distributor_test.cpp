@@ -394,6 +394,20 @@ struct ReadCase {
   Duration longest;
 };
 
+// Goal: nobody goes on with fewer copies on the word of a peer that has gone since, perhaps with its
+// disk. Method: the first stores and goes, the second takes longer than anybody waits. Found by the
+// simulator, seed 821813.
+TEST_F(DistributorTest, ACopyWhosePeerIsGoneIsNotEnough) {
+  lose(ranked(1, 2));
+  lose(ranked(1, 3));
+  ranked(1, 1).delay = seconds(3);
+  FakePeer& first = ranked(1, 0);
+  sim_.clock().call_at(sim_.clock().now() + milliseconds(300), [&first] { lose(first); });
+  const TimePoint begin = sim_.clock().now();
+  EXPECT_EQ(write(1, {.checksummed = true, .min_copies = 1}), 2U);
+  EXPECT_GE(sim_.clock().now() - begin, seconds(3));
+}
+
 // Goal: a good copy is found wherever it is. Method: block 1 on the first two peers of four.
 TEST_F(DistributorTest, ReadsAsATable) {
   using P = FakePeer&;

@@ -40,6 +40,7 @@ Job Distributor::write_attempt(std::shared_ptr<WriteOp> op, std::size_t index) {
   switch (written.code()) {
     case Errc::ok:
       ++op->durable_count;
+      attempt.stored = true;
       break;
     case Errc::fenced:
       op->fenced = true;
@@ -89,9 +90,10 @@ Error Distributor::write_failure(const WriteOp& op) const {
 }
 
 /// Whether the copies there are will do: only peers that are known to be silent could add one. A
-/// full peer is another matter: space is missing then, and not peers.
+/// full peer is another matter: space is missing then, and not peers. A copy whose peer has gone since
+/// may have gone with its disk, and who goes on with fewer copies had better have them.
 bool Distributor::has_settled(const WriteOp& op) const {
-  if (op.durable_count < op.least || op.full_count > 0) return false;
+  if (op.copies_in_reach() < op.least || op.full_count > 0) return false;
   bool only_silent = true;
   std::uint32_t under_way = 0;
   for (const WriteOp::Attempt& attempt : op.attempts) {
