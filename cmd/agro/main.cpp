@@ -22,6 +22,14 @@ namespace {
 
 constexpr std::size_t kLabelSizeMax = 64;
 
+/// Nothing said is the default; nothing at all is a mistake.
+const CLI::Validator kSomeSpace(
+    [](std::string& text) {
+      const Result<std::uint64_t> size = parse_size(text);
+      return size.has_value() && *size == 0 ? std::string("must be more than 0 bytes") : std::string();
+    },
+    "", "some space");
+
 struct PeerOptions {
   MetadataChoice metadata;
   std::string data_dir;
@@ -207,7 +215,8 @@ void add_standalone_options(CLI::App& app, StandaloneOptions& options) {
   app.add_option("--replication", options.replication, "copies of each block (default 2)")
       ->check(CLI::Range(1, 16));
   add_size_option(app, "--size", options.size,
-                  "most that each peer may use (default 20GiB, or all of its --device); files grow as needed");
+                  "most that each peer may use (default 20GiB, or all of its --device); files grow as needed")
+      ->check(kSomeSpace);
   add_storage_options(app, options.storage, options.format);
   app.add_option("--device", options.devices,
                  "with --storage disk: a block device or preallocated file for each peer; once per peer, "
@@ -232,7 +241,8 @@ void add_peer_options(CLI::App& app, PeerOptions& options) {
   app.add_option("--data-dir", options.data_dir, "directory of the peer's store; made when missing");
   app.add_option("--peer-address", options.addresses,
                  "listen for peers and clients: adp://HOST:PORT or adp+unix:PATH, or grpc");
-  add_size_option(app, "--size", options.size, "most that the store may use (default, of a --device: all of it)");
+  add_size_option(app, "--size", options.size, "most that the store may use (default, of a --device: all of it)")
+      ->check(kSomeSpace);
   add_storage_options(app, options.storage, options.format);
   app.add_option("--device", options.device,
                  "with --storage disk: a block device or preallocated file, instead of a file in --data-dir");
