@@ -26,7 +26,7 @@ constexpr std::size_t kLabelSizeMax = 64;
 const CLI::Validator kSomeSpace(
     [](std::string& text) {
       const Result<std::uint64_t> size = parse_size(text);
-      return size.has_value() && *size == 0 ? std::string("must be more than 0 bytes") : std::string();
+      return size.has_value() && *size == 0 ? std::string("must be at least 17MiB (with blocks of 1MiB)") : std::string();
     },
     "", "some space");
 
