@@ -29,7 +29,7 @@ struct RequestParser::Parser {
     beast_parser.emplace();
     beast_parser->header_limit(kHeaderSizeMax);
     beast_parser->body_limit(kBodySizeMax);
-    beast_parser->eager(true);
+    beast_parser->eager(false);  // the header first: we look at it before the body is parsed
   }
   std::optional<beast::request_parser<beast::string_body>> beast_parser;
 };
@@ -45,6 +45,12 @@ RequestParser::State RequestParser::feed(ConstBytes bytes) {
     const std::size_t used = parser.put(boost::asio::buffer(input_), problem);
     input_.erase(0, used);
     if (problem == beast::error::need_more || (!problem && used == 0)) break;
+    // Nothing here takes a body worth chunks, and Beast's parser of them fails an assertion on bad ones.
+    if (parser.is_header_done() && parser.chunked()) {
+      problem_.status = 411;
+      problem_.body = "no chunked requests; give a Content-Length\n";
+      return State::broken;
+    }
     if (problem) {
       problem_.status = status_for(problem);
       problem_.body = problem.message() + "\n";
