@@ -129,6 +129,19 @@ TEST_P(SystemDiskTest, ExclusiveIsExclusive) {
   EXPECT_TRUE(open("data", {.exclusive = true}).has_value());
 }
 
+// Goal: a lock that is given back a moment late is waited for. Method: who wants it is submitted first.
+TEST_P(SystemDiskTest, LocksAreWaitedFor) {
+  std::unique_ptr<File> holder = open("data", {.create = true, .exclusive = true}).value();
+  std::optional<Result<std::unique_ptr<File>>> second;
+  const OpenOptions options{.exclusive = true, .direct = GetParam().direct};
+  spawn(loop_.get_executor(), store_result(disk_->open(directory_ + "/data", options), second));
+  std::optional<Result<void>> closed;
+  spawn(loop_.get_executor(), close_file(*holder, closed));
+  loop_.restart();
+  while (!second.has_value() || !closed.has_value()) loop_.run_one();
+  EXPECT_TRUE(second->has_value()) << second->error().to_string();
+}
+
 TEST_P(SystemDiskTest, DirectoriesAndSmallFiles) {
   const std::string nested = directory_ + "/a/b/c";
   ASSERT_TRUE(run(disk_->make_directories(nested)));

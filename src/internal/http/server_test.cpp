@@ -113,6 +113,8 @@ TEST_F(HttpServerTest, RefusesBadRequests) {
         Case{"garbage\r\n\r\n", "HTTP/1.1 400 "}, Case{std::string(70000, '\0'), "HTTP/1.1 400 "},
         Case{"GET / HTTP/9.9\r\n\r\n", "HTTP/1.1 505 "}, Case{long_header, "HTTP/1.1 431 "},
         Case{"GET / HTTP/1.1\r\nContent-Length: 99999\r\n\r\n", "HTTP/1.1 413 "},
+        Case{"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", "HTTP/1.1 411 "},
+        Case{"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n;;\r\n", "HTTP/1.1 411 "},
         Case{"GET /healthz HT", "HTTP/1.1 408 "}, Case{"", ""}}) {
     SCOPED_TRACE(one.bytes.substr(0, 40));
     const std::string answer = ask(one.bytes);

@@ -67,6 +67,22 @@ class HaltingNetwork final : public Network {
   Network& real_;
 };
 
+/// A network whose machine has a socket for each peer, as a real one has.
+class NearNetwork final : public Network {
+ public:
+  explicit NearNetwork(Network& real) : real_(real) {}
+  Task<std::unique_ptr<Stream>> connect(Address address, TimePoint deadline) override {
+    return real_.connect(std::move(address), deadline);
+  }
+  Task<std::unique_ptr<Listener>> listen(Address address) override { return real_.listen(std::move(address)); }
+  std::optional<Address> machine_address(std::string_view /*name*/) const override {
+    return Address{Address::Kind::unix_socket, "/near", {}, 0};
+  }
+
+ private:
+  Network& real_;
+};
+
 class AdpTest : public testing::Test {
  protected:
   AdpTest() {
@@ -243,6 +259,29 @@ TEST_F(AdpTest, HelloRefusesStrangers) {
   EXPECT_NE(problem_of(make_peer(uuid_of(0xCC), kBlockSize, 3)).find("another peer"),
             std::string::npos);
   EXPECT_TRUE(connect());
+}
+
+// Goal: a peer of this machine is reached by its socket here; without one, or when a stranger answers
+// there, by its address.
+TEST_F(AdpTest, FallsBackFromTheSocketToTheAddress) {
+  NearNetwork near(network_.host("client"));
+  Env env{sim_.executor(), sim_.clock(), client_node_.env().random, client_node_.env().disk, near,
+          client_node_.env().offload, client_node_.metrics()};
+  const auto is_near = [&] {
+    AdpPeer peer(env, AdpPeerOptions{uuid_of(0xCC), PeerId{}, uuid_of(2), kAddress, kBlockSize});
+    EXPECT_TRUE(connect(peer)) << peer.problem();
+    const bool local = peer.local();
+    EXPECT_TRUE(sim_.run_job(peer.stop()));
+    return local;
+  };
+  EXPECT_FALSE(is_near());  // nobody listens
+  for (const std::uint8_t byte : {std::uint8_t{9}, std::uint8_t{2}}) {
+    const auto service = std::make_shared<PeerService>(uuid_of(byte), store_, client_node_.metrics());
+    AdpServer server(client_node_.env(), uuid_of(0xCC), service);
+    ASSERT_TRUE(sim_.run(server.listen({Address::Kind::unix_socket, "/near", {}, 0})).has_value());
+    EXPECT_EQ(is_near(), byte == 2) << int{byte};  // 9: a stranger
+    EXPECT_TRUE(sim_.run_job(server.stop()));
+  }
 }
 
 // Goal: a lost connection fails what is in flight at once, and comes back by itself.
