@@ -20,6 +20,19 @@ std::string lock(VolumeId volume) { return volume_prefix(volume) + "lock"; }
 std::string epoch(VolumeId volume) { return volume_prefix(volume) + "epoch"; }
 std::string degraded(VolumeId volume) { return volume_prefix(volume) + "degraded"; }
 std::string health(VolumeId volume) { return volume_prefix(volume) + "health"; }
+std::string snapshots_prefix(VolumeId volume) {
+  return fmt::format("{}{}@", kVolumeState, volume_text(volume));
+}
+std::string snapshot(VolumeId volume, std::string_view name) {
+  return snapshots_prefix(volume) + std::string(name);
+}
+std::string clone_origin(VolumeId clone) { return "@" + volume_text(clone); }
+std::string snapshot_requests_prefix(VolumeId volume) {
+  return fmt::format("{}{}@", kSnapshotRequests, volume_text(volume));
+}
+std::string snapshot_request(VolumeId volume, std::string_view name) {
+  return snapshot_requests_prefix(volume) + std::string(name);
+}
 
 Result<std::uint64_t> parse_number(std::string_view text, int base, std::string_view what) {
   std::uint64_t value = 0;

@@ -25,6 +25,7 @@ inline constexpr std::string_view kVolumes = "/agro/v1/cluster/volumes/";
 inline constexpr std::string_view kPeers = "/agro/v1/cluster/peers/";
 inline constexpr std::string_view kAlive = "/agro/v1/cluster/alive/";
 inline constexpr std::string_view kSettled = "/agro/v1/cluster/settled/";
+inline constexpr std::string_view kSnapshotRequests = "/agro/v1/cluster/snapshot_requests/";
 /// What belongs to volumes and is not in the view.
 inline constexpr std::string_view kVolumeState = "/agro/v1/volume/";
 inline constexpr std::string_view kTombstones = "/agro/v1/cluster/tombstones/";
@@ -48,6 +49,15 @@ std::string lock(VolumeId volume);
 std::string epoch(VolumeId volume);
 std::string degraded(VolumeId volume);
 std::string health(VolumeId volume);
+
+/// Prefix of the snapshots of a volume; outside of volume_prefix(), which writers read often, and inside of
+/// kVolumeState, so that one list has heads and snapshots as they were at one time.
+std::string snapshots_prefix(VolumeId volume);
+std::string snapshot(VolumeId volume, std::string_view name);
+/// The name, in its origin's snapshots, of what `clone` started from.
+std::string clone_origin(VolumeId clone);
+std::string snapshot_requests_prefix(VolumeId volume);
+std::string snapshot_request(VolumeId volume, std::string_view name);
 
 /// Reads a whole number in `base`. Errors: corrupt, naming `what`.
 Result<std::uint64_t> parse_number(std::string_view text, int base, std::string_view what);

@@ -10,6 +10,13 @@ namespace {
 
 constexpr std::uint64_t kVolumeSizeMax = std::uint64_t{1} << 50;
 
+Result<void> check_volume_size(std::uint64_t size) {
+  if (size != 0 && size % kPageSize == 0 && size <= kVolumeSizeMax) return {};
+  return fail(
+      Errc::invalid_argument,
+      fmt::format("a volume cannot have {} bytes: use a multiple of 4 KiB up to 1 PiB", size));
+}
+
 tl::unexpected<Error> no_such_volume(std::string_view name) {
   return fail(
       Errc::not_found,
@@ -100,11 +107,7 @@ Task<void> Metadata::wipe() {
 /// Errors: those of create_volume() that its arguments and the view can tell.
 Result<void> Metadata::check_new_volume(const NewVolume& wanted, const ClusterView& view) {
   AGRO_TRY_OK(check_volume_name(wanted.name));
-  if (wanted.size == 0 || wanted.size % kPageSize != 0 || wanted.size > kVolumeSizeMax) {
-    return fail(Errc::invalid_argument,
-                fmt::format("a volume cannot have {} bytes: use a multiple of 4 KiB up to 1 PiB",
-                            wanted.size));
-  }
+  AGRO_TRY_OK(check_volume_size(wanted.size));
   const std::size_t peer_count = ring_peers(view.ring).size();
   if (wanted.replication > peer_count) {
     return fail(Errc::invalid_argument,
@@ -112,6 +115,39 @@ Result<void> Metadata::check_new_volume(const NewVolume& wanted, const ClusterVi
                             wanted.replication, peer_count));
   }
   return {};
+}
+
+/// Gives the volume its id and makes its keys; a clone's while its origin and the snapshot are as
+/// they were.
+Task<Metadata::Outcome> Metadata::commit_new_volume(VolumeRecord& volume, VolumeHead head,
+                                                    const KeyValue* snapshot,
+                                                    const KeyValue* origin) {
+  AGRO_CO_TRY(const auto counter, co_await kv_.get(std::string(keys::kNextVolume)));
+  if (!counter.has_value()) {
+    co_return fail(Errc::corrupt, "the metadata store lost its counter of volume ids");
+  }
+  AGRO_CO_TRY(volume.id.value, keys::parse_number(counter->value, 10, "next volume id"));
+  if (volume.id.value == 0 || volume.id.value > kVolumeIdMax) {
+    co_return fail(Errc::out_of_space, "all volume ids of this cluster are used up");
+  }
+  std::vector<KvCompare> compares = {keys::unchanged(*counter),
+                                     keys::absent(keys::name(volume.name))};
+  std::vector<KvOp> ops = {keys::put(keys::kNextVolume, std::to_string(volume.id.value + 1)),
+                           keys::put(keys::name(volume.name), keys::volume_text(volume.id)),
+                           keys::put(keys::volume(volume.id), encode(volume)),
+                           keys::put(keys::head(volume.id), encode(head)),
+                           keys::put(keys::epoch(volume.id), std::to_string(head.epoch.value))};
+  if (snapshot != nullptr) {
+    const SnapshotRecord start{keys::clone_origin(volume.id), head, volume.created_unix_ms};
+    compares.push_back(keys::unchanged(*snapshot));
+    // The origin's record is put again as it is, so that its deletion sees that there is a clone
+    // now.
+    compares.push_back(keys::unchanged(*origin));
+    ops.push_back(keys::put(origin->key, origin->value));
+    ops.push_back(
+        keys::put(keys::snapshot(volume.ancestors.back().volume, start.name), encode(start)));
+  }
+  co_return co_await commit(std::move(compares), std::move(ops));
 }
 
 Task<VolumeRecord> Metadata::create_volume(NewVolume wanted) {
@@ -132,24 +168,9 @@ Task<VolumeRecord> Metadata::create_volume(NewVolume wanted) {
     AGRO_CO_TRY(const ClusterRecord cluster, co_await this->cluster());
     AGRO_CO_TRY_OK(check_new_volume(wanted, *view));
     volume.block_spec = wanted.block_spec.empty() ? cluster.block_spec : wanted.block_spec;
-    AGRO_CO_TRY(const auto counter, co_await kv_.get(std::string(keys::kNextVolume)));
-    if (!counter.has_value()) {
-      co_return fail(Errc::corrupt, "the metadata store lost its counter of volume ids");
-    }
-    AGRO_CO_TRY(volume.id.value, keys::parse_number(counter->value, 10, "next volume id"));
-    if (volume.id.value == 0 || volume.id.value > kVolumeIdMax) {
-      co_return fail(Errc::out_of_space, "all volume ids of this cluster are used up");
-    }
     VolumeHead head;
     head.size = volume.size;
-    std::vector<KvCompare> compares = {keys::unchanged(*counter),
-                                       keys::absent(keys::name(volume.name))};
-    std::vector<KvOp> ops = {keys::put(keys::kNextVolume, std::to_string(volume.id.value + 1)),
-                             keys::put(keys::name(volume.name), keys::volume_text(volume.id)),
-                             keys::put(keys::volume(volume.id), encode(volume)),
-                             keys::put(keys::head(volume.id), encode(head)),
-                             keys::put(keys::epoch(volume.id), "0")};
-    AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
+    AGRO_CO_TRY(const Outcome outcome, co_await commit_new_volume(volume, head, nullptr, nullptr));
     if (outcome == Outcome::committed) co_return volume;
     if (outcome == Outcome::unknown) unresolved_value = encode(volume);
   }
@@ -158,6 +179,8 @@ Task<VolumeRecord> Metadata::create_volume(NewVolume wanted) {
 
 Task<std::vector<VolumeRecord>> Metadata::list_volumes() {
   AGRO_CO_TRY(ClusterView all, co_await view());
+  std::erase_if(all.volumes,
+                [](const VolumeRecord& one) { return one.state != VolumeState::active; });
   co_return std::move(all.volumes);
 }
 
@@ -173,50 +196,188 @@ Task<VolumeRecord> Metadata::find_volume(std::string name) {
   co_return decode_volume(entry->value);
 }
 
-Task<Tombstone> Metadata::delete_volume(std::string name) {
+/// Removes all keys of a volume, or, while clones need its blocks, those that make it a volume of
+/// users. `tombstone` gets the peers that are to purge it: none, when it is kept.
+Task<Metadata::Outcome> Metadata::remove_volume(const KeyValue& entry, const VolumeRecord& volume,
+                                                const VolumeKeys& found, bool is_needed,
+                                                Tombstone& tombstone) {
+  std::vector<KvCompare> compares = {keys::unchanged(found.epoch_entry),
+                                     keys::absent(keys::lock(volume.id)), keys::unchanged(entry)};
+  std::vector<KvOp> ops = {keys::remove_prefix(keys::snapshot_requests_prefix(volume.id))};
+  if (!volume.name.empty()) ops.push_back(keys::remove(keys::name(volume.name)));
+  if (is_needed) {
+    VolumeRecord kept = volume;
+    kept.state = VolumeState::kept;
+    kept.name.clear();
+    ops.push_back(keys::put(entry.key, encode(kept)));
+    co_return co_await commit(std::move(compares), std::move(ops));
+  }
+  AGRO_CO_TRY(const ClusterView view, co_await this->view());
+  tombstone.peers = ring_peers(view.ring);
+  for (const PeerView& peer : view.peers) tombstone.peers.push_back(peer.record.id);
+  std::sort(tombstone.peers.begin(), tombstone.peers.end());
+  tombstone.peers.erase(std::unique(tombstone.peers.begin(), tombstone.peers.end()),
+                        tombstone.peers.end());
+  ops.push_back(keys::remove(entry.key));
+  ops.push_back(keys::remove_prefix(keys::volume_prefix(volume.id)));
+  if (!volume.ancestors.empty()) {
+    const VolumeId origin = volume.ancestors.back().volume;
+    ops.push_back(keys::remove(keys::snapshot(origin, keys::clone_origin(volume.id))));
+  }
+  if (!tombstone.peers.empty())
+    ops.push_back(keys::put(keys::tombstone(volume.id), encode(tombstone)));
+  co_return co_await commit(std::move(compares), std::move(ops));
+}
+
+Task<Tombstone> Metadata::delete_volume(std::string name, bool with_snapshots) {
   std::optional<Tombstone> unresolved;
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
-    const auto view = co_await this->view();
-    if (!view.has_value()) co_return fail_read(unresolved.has_value(), view.error());
-    const auto volume =
-        std::find_if(view->volumes.begin(), view->volumes.end(),
-                     [&name](const VolumeRecord& record) { return record.name == name; });
-    const bool gone = volume == view->volumes.end();
-    if (unresolved && (gone || volume->id != unresolved->volume)) co_return *unresolved;
-    if (gone) {
-      AGRO_CO_TRY_OK(co_await cluster());
-      co_return no_such_volume(name);
-    }
-    const auto found = co_await read_volume_keys(volume->id);
-    if (!found.has_value()) {
-      if (found.code() == Errc::not_found) continue;  // somebody else deleted it just now
-      co_return fail_read(unresolved.has_value(), found.error());
-    }
+    const auto named = co_await find_volume(name);
+    const bool gone = named.code() == Errc::not_found;
+    if (!named.has_value() && !gone) co_return fail_read(unresolved.has_value(), named.error());
+    if (unresolved && (gone || named->id != unresolved->volume)) co_return *unresolved;
+    if (gone) co_return fail(named.error());
+    const auto entry = co_await kv_.get(keys::volume(named->id));
+    if (!entry.has_value()) co_return fail_read(unresolved.has_value(), entry.error());
+    const auto found = co_await read_volume_keys(named->id);
+    if (!entry->has_value() || found.code() == Errc::not_found)
+      continue;  // somebody else deleted it just now
+    if (!found.has_value()) co_return fail_read(unresolved.has_value(), found.error());
+    AGRO_CO_TRY(const VolumeRecord volume, decode_volume((*entry)->value));
+    if (volume.name != name) continue;  // it was renamed just now
     if (found->lock.has_value()) {
       co_return fail(Errc::locked, fmt::format("volume '{}' is open by {}; close it there first",
                                                name, found->lock->holder));
     }
-    Tombstone tombstone{.volume = volume->id,
-                        .name = name,
-                        .peers = ring_peers(view->ring),
-                        .deleted_unix_ms = env_.clock.unix_time_ms()};
-    for (const PeerView& peer : view->peers) tombstone.peers.push_back(peer.record.id);
-    std::sort(tombstone.peers.begin(), tombstone.peers.end());
-    tombstone.peers.erase(std::unique(tombstone.peers.begin(), tombstone.peers.end()),
-                          tombstone.peers.end());
-    std::vector<KvCompare> compares = {keys::unchanged(found->epoch_entry),
-                                       keys::absent(keys::lock(volume->id)),
-                                       keys::present(keys::volume(volume->id))};
-    std::vector<KvOp> ops = {keys::remove(keys::name(name)), keys::remove(keys::volume(volume->id)),
-                             keys::remove_prefix(keys::volume_prefix(volume->id))};
-    if (!tombstone.peers.empty()) {
-      ops.push_back(keys::put(keys::tombstone(volume->id), encode(tombstone)));
+    const auto snapshots = co_await this->snapshots(volume.id, true);
+    if (!snapshots.has_value()) co_return fail_read(unresolved.has_value(), snapshots.error());
+    bool is_needed = false;
+    for (const SnapshotRecord& snapshot : *snapshots) {
+      is_needed = is_needed || snapshot.is_clone_origin();
+      if (snapshot.is_clone_origin()) continue;
+      if (!with_snapshots) {
+        co_return fail(Errc::conflict,
+                       fmt::format("volume '{}' has snapshots ('{}'); delete them first, or give "
+                                   "--snapshots to delete them with it",
+                                   name, snapshot.name));
+      }
+      const auto removed = co_await delete_snapshot(volume, snapshot.name);
+      if (!removed.has_value() && removed.code() != Errc::not_found)
+        co_return fail(removed.error());
     }
-    AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
-    if (outcome == Outcome::committed) co_return tombstone;
-    if (outcome == Outcome::unknown) unresolved = tombstone;
+    Tombstone tombstone{volume.id, name, {}, env_.clock.unix_time_ms()};
+    const auto outcome = co_await remove_volume(**entry, volume, *found, is_needed, tombstone);
+    if (!outcome.has_value()) co_return fail_read(unresolved.has_value(), outcome.error());
+    if (*outcome == Outcome::unknown) unresolved = tombstone;
+    if (*outcome != Outcome::committed) continue;
+    AGRO_CO_TRY_OK(co_await reap_after(volume, is_needed));
+    co_return tombstone;
   }
   co_return fail_contended("delete volume");
+}
+
+/// After a volume was removed or kept: what nobody needs any more for that reason.
+Task<void> Metadata::reap_after(const VolumeRecord& volume, bool was_kept) {
+  // The last clone may have gone while it was being kept.
+  if (was_kept) co_return co_await reap_kept_volume(volume.id);
+  if (volume.ancestors.empty()) co_return Result<void>();
+  co_return co_await reap_kept_volume(volume.ancestors.back().volume);
+}
+
+Task<void> Metadata::reap_kept_volume(VolumeId id) {
+  for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+    AGRO_CO_TRY(const auto entry, co_await kv_.get(keys::volume(id)));
+    if (!entry.has_value()) co_return Result<void>();
+    AGRO_CO_TRY(const VolumeRecord volume, decode_volume(entry->value));
+    if (volume.state != VolumeState::kept) co_return Result<void>();
+    AGRO_CO_TRY(const std::vector<SnapshotRecord> snapshots, co_await this->snapshots(id, true));
+    if (!snapshots.empty()) co_return Result<void>();
+    const auto found = co_await read_volume_keys(id);
+    if (found.code() == Errc::not_found) continue;
+    if (!found.has_value()) co_return fail(found.error());
+    Tombstone tombstone{id, "", {}, env_.clock.unix_time_ms()};
+    AGRO_CO_TRY(const Outcome outcome,
+                co_await remove_volume(*entry, volume, *found, false, tombstone));
+    if (outcome != Outcome::committed) continue;
+    if (volume.ancestors.empty()) co_return Result<void>();
+    id = volume.ancestors.back().volume;  // which may have been kept for this one alone
+    attempt = 0;
+  }
+  co_return fail_contended("delete volume");
+}
+
+Task<void> Metadata::rename_volume(std::string name, std::string new_name) {
+  AGRO_CO_TRY_OK(check_volume_name(new_name));
+  bool unresolved = false;
+  for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+    const auto volume = co_await find_volume(name);
+    if (volume.code() == Errc::not_found && unresolved) co_return Result<void>();
+    if (!volume.has_value()) co_return fail_read(unresolved, volume.error());
+    if (name == new_name) co_return Result<void>();
+    const auto entry = co_await kv_.get(keys::volume(volume->id));
+    if (!entry.has_value()) co_return fail_read(unresolved, entry.error());
+    const auto lock = co_await kv_.get(keys::lock(volume->id));
+    if (!lock.has_value()) co_return fail_read(unresolved, lock.error());
+    if (lock->has_value()) {
+      AGRO_CO_TRY(const VolumeLock holder, decode_volume_lock((*lock)->value));
+      co_return fail(Errc::locked,
+                     fmt::format("volume '{}' is open by {}, which knows it by its name; "
+                                 "close it there first",
+                                 name, holder.holder));
+    }
+    const auto taken = co_await kv_.get(keys::name(new_name));
+    if (!taken.has_value()) co_return fail_read(unresolved, taken.error());
+    if (taken->has_value()) {
+      co_return fail(Errc::already_exists, fmt::format("volume '{}' exists already", new_name));
+    }
+    if (!entry->has_value() || (*entry)->value != encode(*volume)) continue;
+    VolumeRecord renamed = *volume;
+    renamed.name = new_name;
+    std::vector<KvCompare> compares = {keys::unchanged(**entry), keys::absent(keys::name(new_name)),
+                                       keys::absent(keys::lock(volume->id))};
+    std::vector<KvOp> ops = {keys::remove(keys::name(name)),
+                             keys::put(keys::name(new_name), keys::volume_text(volume->id)),
+                             keys::put(keys::volume(volume->id), encode(renamed))};
+    AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
+    if (outcome == Outcome::committed) co_return Result<void>();
+    unresolved |= outcome == Outcome::unknown;
+  }
+  co_return fail_contended("rename volume");
+}
+
+Task<VolumeRecord> Metadata::change_volume(std::string name, VolumeChange change) {
+  for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+    AGRO_CO_TRY(VolumeRecord volume, co_await find_volume(name));
+    AGRO_CO_TRY(const auto entry, co_await kv_.get(keys::volume(volume.id)));
+    if (!entry.has_value() || entry->value != encode(volume)) continue;
+    std::vector<KvCompare> compares = {keys::unchanged(*entry)};
+    const std::uint64_t old_size = volume.size;
+    volume.size = change.size.value_or(volume.size);
+    volume.read_only = change.read_only.value_or(volume.read_only);
+    volume.iops_max = change.iops_max.value_or(volume.iops_max);
+    volume.bandwidth_max = change.bandwidth_max.value_or(volume.bandwidth_max);
+    AGRO_CO_TRY_OK(check_volume_size(volume.size));
+    if (volume.size < old_size) {
+      if (!change.may_shrink) {
+        co_return fail(
+            Errc::invalid_argument,
+            fmt::format(
+                "volume '{}' has {} bytes; shrinking it to {} cuts off what lies beyond and "
+                "needs --force",
+                name, old_size, volume.size));
+      }
+      const auto lock = co_await lock_of(volume.id);
+      if (lock.has_value() && lock->has_value()) {
+        co_return fail(Errc::locked, fmt::format("volume '{}' is open by {}; close it there first",
+                                                 name, (*lock)->holder));
+      }
+      compares.push_back(keys::absent(keys::lock(volume.id)));
+    }
+    std::vector<KvOp> ops = {keys::put(entry->key, encode(volume))};
+    AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
+    if (outcome == Outcome::committed) co_return volume;
+  }
+  co_return fail_contended("change volume");
 }
 
 Task<std::vector<Tombstone>> Metadata::tombstones() {

@@ -38,6 +38,22 @@ struct AcquiredVolume {
   std::optional<std::uint32_t> degraded_copies;
 };
 
+/// What clone_volume() makes.
+struct NewClone {
+  VolumeRecord origin;
+  std::string snapshot;  // of the origin
+  std::string name;
+};
+
+/// What change_volume() changes; what is absent stays.
+struct VolumeChange {
+  std::optional<std::uint64_t> size = {};  // bytes
+  std::optional<bool> read_only = {};
+  std::optional<std::uint64_t> iops_max = {};       // requests a second; 0: no limit
+  std::optional<std::uint64_t> bandwidth_max = {};  // bytes a second; 0: no limit
+  bool may_shrink = false;  // Shape: nothing is mapped beyond the new size
+};
+
 struct PeerView {
   PeerRecord record;
   bool alive = false;  // its lease is held
@@ -52,6 +68,7 @@ struct VolumePosition {
   Epoch epoch;  // the last one minted
   std::optional<std::uint32_t> degraded_copies;
   bool locked = false;  // somebody has it open, or had it until a moment ago
+  std::vector<SnapshotRecord> snapshots;  // of clones too, at the same revision, sorted by name
 
   /// Whether no recovery will look for this block any more by listing the log's tail.
   bool covers(const BlockRef& ref) const {
@@ -65,7 +82,8 @@ struct ClusterView {
   std::optional<ClusterRecord> cluster;  // none before init
   RingSpec ring;
   std::vector<PeerView> peers;        // sorted by id
-  std::vector<VolumeRecord> volumes;  // sorted by id
+  std::vector<VolumeRecord> volumes;  // sorted by id; kept ones too, which have no name
+  std::vector<SnapshotRequest> snapshot_requests;  // sorted by volume id
   std::vector<Tombstone> tombstones;  // sorted by volume id
   std::uint64_t revision = 0;
 };
@@ -77,7 +95,7 @@ struct VolumeAccount {
   std::uint64_t next_volume = 0;
   /// After `agroctl metadata rebuild`: what it did not find may only have been out of its reach.
   std::uint64_t rebuilt_below = 0;
-  std::vector<VolumeRecord> volumes;      // sorted by id
+  std::vector<VolumeRecord> volumes;      // kept ones, too; sorted by id
   std::vector<VolumePosition> positions;  // sorted by id
   std::vector<Tombstone> tombstones;
   std::vector<PeerId> peers;  // all that ever registered and were not forgotten, sorted
@@ -122,12 +140,18 @@ class Metadata {
   // --- volumes ---
   /// Errors: invalid_argument (name, size); already_exists.
   Task<VolumeRecord> create_volume(NewVolume wanted);
+  /// Without kept ones.
   Task<std::vector<VolumeRecord>> list_volumes();
   /// Errors: not_found.
   Task<VolumeRecord> find_volume(std::string name);
-  /// Removes it and leaves a tombstone naming every peer that may hold blocks of it.
-  /// Errors: not_found; locked, naming the holder.
-  Task<Tombstone> delete_volume(std::string name);
+  /// Removes it and leaves a tombstone naming every peer that may hold blocks of it. While clones need
+  /// them, it is kept without its name instead, and the tombstone names no peers.
+  /// Errors: not_found; locked, naming the holder; conflict, when it has snapshots, unless these go too.
+  Task<Tombstone> delete_volume(std::string name, bool with_snapshots = false);
+  /// Errors: not_found; already_exists; locked (front ends know it by its name).
+  Task<void> rename_volume(std::string name, std::string new_name);
+  /// Errors: not_found; invalid_argument (size, or smaller without may_shrink); locked (smaller).
+  Task<VolumeRecord> change_volume(std::string name, VolumeChange change);
   /// Errors: not_found.
   Task<VolumeHead> head(VolumeId volume);
   /// Heads and epochs of all volumes, at one revision, sorted by id.
@@ -141,6 +165,32 @@ class Metadata {
   Task<std::vector<Tombstone>> tombstones();
   /// `peer` holds nothing of `volume` any more; the last one removes the tombstone. Idempotent.
   Task<void> purge_done(VolumeId volume, PeerId peer);
+
+  // --- snapshots and clones ---
+  /// Asks the volume's writer; await_snapshot() tells what came of it. Returns the token.
+  /// Errors: invalid_argument (name); already_exists, also when somebody else asks for the same name.
+  Task<std::uint64_t> request_snapshot(VolumeId volume, std::string name);
+  /// Nothing yet; or the snapshot. Errors: the writer's refusal, after which the request is gone; not_found,
+  /// when both are gone.
+  Task<std::optional<SnapshotRecord>> poll_snapshot(VolumeId volume, std::string name, std::uint64_t token);
+  /// Takes the request back; it is a success when it is gone.
+  Task<void> withdraw_snapshot(VolumeId volume, std::string name, std::uint64_t token);
+  /// The writer's answers. Errors: fenced, unless lock and epoch are still ours; conflict, when the head is
+  /// no longer the one the snapshot starts from: try again; not_found, when it is no longer asked for.
+  Task<void> record_snapshot(Epoch epoch, std::uint64_t lease, SnapshotRequest request, VolumeHead head);
+  Task<void> refuse_snapshot(SnapshotRequest request, std::string problem);
+
+  /// Of users, sorted by name; with `clone_origins` also what clones started from.
+  Task<std::vector<SnapshotRecord>> snapshots(VolumeId volume, bool clone_origins = false);
+  /// Errors: not_found.
+  Task<SnapshotRecord> find_snapshot(VolumeRecord volume, std::string name);
+  Task<void> delete_snapshot(VolumeRecord volume, std::string name);
+  /// The volume's next opening starts from the snapshot. Errors: not_found; locked.
+  Task<void> restore_snapshot(VolumeRecord volume, std::string name);
+  /// Errors: not_found (the snapshot); already_exists; as create_volume().
+  Task<VolumeRecord> clone_volume(NewClone wanted);
+  /// Turns a kept volume that no clone needs any more into a tombstone, and so on up its ancestors.
+  Task<void> reap_kept_volume(VolumeId volume);
 
   // --- one writer ---
   /// Takes the lock under `lease` and mints the next epoch, in one transaction.
@@ -207,6 +257,11 @@ class Metadata {
   Task<VolumeKeys> read_volume_keys(VolumeId volume);
   Task<VolumeKeys> read_own_keys(VolumeId volume, Epoch epoch, std::uint64_t lease);
   static Result<void> check_new_volume(const NewVolume& wanted, const ClusterView& view);
+  Task<Outcome> commit_new_volume(VolumeRecord& volume, VolumeHead head, const KeyValue* snapshot,
+                                  const KeyValue* origin);
+  Task<Outcome> remove_volume(const KeyValue& entry, const VolumeRecord& volume, const VolumeKeys& found,
+                              bool is_needed, Tombstone& tombstone);
+  Task<void> reap_after(const VolumeRecord& volume, bool was_kept);
 
   Env& env_;
   Kv& kv_;

@@ -24,6 +24,11 @@ Result<void> add_to_view(const KeyValue& entry, ClusterView& view, std::set<std:
   } else if (key.starts_with(keys::kVolumes)) {
     AGRO_TRY(VolumeRecord volume, decode_volume(entry.value));
     view.volumes.push_back(std::move(volume));
+  } else if (key.starts_with(keys::kSnapshotRequests)) {
+    AGRO_TRY(SnapshotRequest request, decode_snapshot_request(entry.value));
+    const std::string_view id = key.substr(keys::kSnapshotRequests.size(), keys::volume_text({}).size());
+    AGRO_TRY(request.volume.value, keys::parse_number(id, 16, "volume id"));
+    view.snapshot_requests.push_back(std::move(request));
   } else if (key.starts_with(keys::kPeers)) {
     AGRO_TRY(PeerRecord peer, decode_peer(entry.value));
     view.peers.push_back({.record = std::move(peer), .alive = false});
@@ -143,13 +148,16 @@ Task<std::vector<VolumePosition>> Metadata::positions() {
   std::map<VolumeId, VolumePosition> volumes;
   for (const KeyValue& entry : range.entries) {
     const std::string_view rest = std::string_view(entry.key).substr(keys::kVolumeState.size());
-    const std::size_t slash = rest.find('/');
+    const std::size_t slash = rest.find_first_of("/@");
     AGRO_CO_TRY(const std::uint64_t id, keys::parse_number(rest.substr(0, slash), 16, "volume id"));
     if (slash == std::string_view::npos) continue;
     VolumePosition& volume = volumes[VolumeId{id}];
     volume.volume = VolumeId{id};
     const std::string_view what = rest.substr(slash + 1);
-    if (what == "head") {
+    if (rest[slash] == '@') {
+      AGRO_CO_TRY(SnapshotRecord snapshot, decode_snapshot(entry.value));
+      volume.snapshots.push_back(std::move(snapshot));
+    } else if (what == "head") {
       AGRO_CO_TRY(volume.head, decode_volume_head(entry.value));
     } else if (what == "epoch") {
       AGRO_CO_TRY(const std::uint64_t epoch, keys::parse_number(entry.value, 10, "epoch"));

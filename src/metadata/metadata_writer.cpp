@@ -95,6 +95,9 @@ Task<AcquiredVolume> Metadata::acquire_volume(VolumeId volume, std::uint64_t lea
                      fmt::format("there is no volume {}; was it deleted?", volume.value));
     }
     AGRO_CO_TRY(VolumeRecord decoded, decode_volume((*record)->value));
+    if (decoded.state != VolumeState::active) {
+      co_return fail(Errc::not_found, fmt::format("volume {} was deleted", volume.value));
+    }
     AcquiredVolume acquired{.volume = std::move(decoded),
                             .head = found->head,
                             .epoch = found->epoch,

@@ -58,6 +58,24 @@ PeerLabels read_labels(const v1::PeerLabels& message) {
   return {.zone = message.zone(), .rack = message.rack(), .host = message.host()};
 }
 
+void fill_head(const VolumeHead& head, v1::VolumeHead& message) {
+  message.set_epoch(head.epoch.value);
+  message.set_checkpoint_epoch(head.checkpoint_epoch.value);
+  message.set_root_index(head.root_index);
+  message.set_sequence(head.sequence);
+  message.set_size(head.size);
+  message.set_log_end(head.log_end);
+}
+
+VolumeHead read_head(const v1::VolumeHead& message) {
+  return {.epoch = {message.epoch()},
+          .checkpoint_epoch = {message.checkpoint_epoch()},
+          .root_index = message.root_index(),
+          .sequence = message.sequence(),
+          .size = message.size(),
+          .log_end = message.log_end()};
+}
+
 /// Members of each override: as many as a block has copies, all when there are fewer.
 std::size_t override_size(const RingSpec& spec) {
   return std::min<std::size_t>(spec.replication, spec.members.size());
@@ -167,43 +185,90 @@ std::string encode(const VolumeRecord& record) {
   message.set_replication(record.replication);
   message.set_state(static_cast<std::uint32_t>(record.state));
   message.set_created_unix_ms(record.created_unix_ms);
+  for (const VolumeAncestor& ancestor : record.ancestors) {
+    v1::VolumeAncestor& added = *message.add_ancestors();
+    added.set_volume(ancestor.volume.value);
+    added.set_last_epoch(ancestor.last_epoch.value);
+  }
+  message.set_read_only(record.read_only);
+  message.set_iops_max(record.iops_max);
+  message.set_bandwidth_max(record.bandwidth_max);
   return to_bytes(message);
 }
 
 Result<VolumeRecord> decode_volume(std::string_view bytes) {
   AGRO_TRY(const auto message, parse<v1::Volume>(bytes, "volume"));
   if (message.id() == 0 || message.id() > kVolumeIdMax) return bad("volume", "id");
-  if (message.state() != 0) {
+  if (message.state() > static_cast<std::uint32_t>(VolumeState::kept)) {
     return fail(Errc::not_supported,
                 fmt::format("volume '{}' is in state {}, which this version does not know",
                             message.name(), message.state()));
   }
-  return VolumeRecord{.id = {message.id()},
+  VolumeRecord volume{.id = {message.id()},
                       .name = message.name(),
                       .size = message.size(),
                       .block_spec = message.block_spec(),
                       .replication = message.replication(),
-                      .state = VolumeState::active,
+                      .state = static_cast<VolumeState>(message.state()),
                       .created_unix_ms = message.created_unix_ms()};
+  Epoch last;
+  for (const v1::VolumeAncestor& one : message.ancestors()) {
+    const VolumeAncestor ancestor{{one.volume()}, {one.last_epoch()}};
+    const bool good =
+        one.volume() != 0 && one.volume() <= kVolumeIdMax && ancestor.last_epoch > last;
+    if (!good) return bad("volume", "ancestors");
+    last = ancestor.last_epoch;
+    volume.ancestors.push_back(ancestor);
+  }
+  volume.read_only = message.read_only();
+  volume.iops_max = message.iops_max();
+  volume.bandwidth_max = message.bandwidth_max();
+  return volume;
 }
 
 std::string encode(const VolumeHead& record) {
   v1::VolumeHead message;
-  message.set_epoch(record.epoch.value);
-  message.set_checkpoint_epoch(record.checkpoint_epoch.value);
-  message.set_root_index(record.root_index);
-  message.set_sequence(record.sequence);
-  message.set_size(record.size);
+  fill_head(record, message);
   return to_bytes(message);
 }
 
 Result<VolumeHead> decode_volume_head(std::string_view bytes) {
   AGRO_TRY(const auto message, parse<v1::VolumeHead>(bytes, "volume head"));
-  return VolumeHead{.epoch = {message.epoch()},
-                    .checkpoint_epoch = {message.checkpoint_epoch()},
-                    .root_index = message.root_index(),
-                    .sequence = message.sequence(),
-                    .size = message.size()};
+  return read_head(message);
+}
+
+std::string encode(const SnapshotRecord& record) {
+  v1::Snapshot message;
+  message.set_name(record.name);
+  fill_head(record.head, *message.mutable_head());
+  message.set_created_unix_ms(record.created_unix_ms);
+  return to_bytes(message);
+}
+
+Result<SnapshotRecord> decode_snapshot(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::Snapshot>(bytes, "snapshot"));
+  SnapshotRecord snapshot{message.name(), read_head(message.head()), message.created_unix_ms()};
+  const VolumeHead& head = snapshot.head;
+  if (!head.has_checkpoint() || head.log_end <= head.sequence) return bad("snapshot", "head");
+  return snapshot;
+}
+
+std::string encode(const SnapshotRequest& record) {
+  v1::SnapshotRequest message;
+  message.set_name(record.name);
+  message.set_token(record.token);
+  message.set_problem(record.problem);
+  message.set_created_unix_ms(record.created_unix_ms);
+  return to_bytes(message);
+}
+
+Result<SnapshotRequest> decode_snapshot_request(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::SnapshotRequest>(bytes, "snapshot request"));
+  return SnapshotRequest{.volume = {},
+                         .name = message.name(),
+                         .token = message.token(),
+                         .problem = message.problem(),
+                         .created_unix_ms = message.created_unix_ms()};
 }
 
 std::string encode(const VolumeLock& record) {
@@ -340,11 +405,10 @@ Result<PeerReport> decode_peer_report(std::string_view bytes) {
   if (!read_uuid(message.id(), report.id)) return bad("peer report", "id");
   report.ring_version = message.ring_version();
   const v1::RebalanceReport& rebalance = message.rebalance();
-  report.rebalance = {rebalance.running(),      rebalance.settled_version(),
-                      rebalance.blocks_left(),  rebalance.bytes_left(),
-                      rebalance.blocks_moved(), rebalance.bytes_moved(),
-                      rebalance.bytes_per_second(), rebalance.problem(),
-                      rebalance.short_blocks()};
+  report.rebalance = {
+      rebalance.running(),          rebalance.settled_version(), rebalance.blocks_left(),
+      rebalance.bytes_left(),       rebalance.blocks_moved(),    rebalance.bytes_moved(),
+      rebalance.bytes_per_second(), rebalance.problem(),         rebalance.short_blocks()};
   report.scrub = read_scrub(message.scrub());
   const v1::GcReport& gc = message.gc();
   report.gc = {gc.running(),       gc.condemned_blocks(), gc.deleted_blocks(),

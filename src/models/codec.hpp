@@ -20,6 +20,9 @@ inline constexpr std::size_t kRecordSizeMax = 64 * 1024;
 std::string encode(const ClusterRecord& record);
 std::string encode(const VolumeRecord& record);
 std::string encode(const VolumeHead& record);
+std::string encode(const SnapshotRecord& record);
+/// Without the volume, which the key says.
+std::string encode(const SnapshotRequest& record);
 std::string encode(const VolumeLock& record);
 std::string encode(const PeerRecord& record);
 /// Shape: overrides ascend by group and name min(replication, members) members each.
@@ -32,6 +35,9 @@ std::string encode(const ScrubState& state);
 Result<ClusterRecord> decode_cluster(std::string_view bytes);
 Result<VolumeRecord> decode_volume(std::string_view bytes);
 Result<VolumeHead> decode_volume_head(std::string_view bytes);
+/// Also corrupt: a head without a checkpoint or an end of its log.
+Result<SnapshotRecord> decode_snapshot(std::string_view bytes);
+Result<SnapshotRequest> decode_snapshot_request(std::string_view bytes);
 Result<VolumeLock> decode_volume_lock(std::string_view bytes);
 Result<PeerRecord> decode_peer(std::string_view bytes);
 /// Checks the shape only; make_ring() validates what it says.

@@ -33,14 +33,28 @@ TEST(CodecTest, RoundTrips) {
                             .size = 10ULL << 30,
                             .block_spec = "crc,base",
                             .replication = 3,
-                            .state = VolumeState::active,
-                            .created_unix_ms = 5};
+                            .state = VolumeState::kept,
+                            .created_unix_ms = 5,
+                            .ancestors = {{{7}, {3}}, {{9}, {12}}},
+                            .read_only = true,
+                            .iops_max = 500,
+                            .bandwidth_max = 1 << 20};
   EXPECT_EQ(decode_volume(encode(volume)), volume);
   const VolumeHead head{
-      .epoch = {7}, .checkpoint_epoch = {6}, .root_index = 12, .sequence = UINT64_MAX, .size = 1};
+      .epoch = {7}, .checkpoint_epoch = {6}, .root_index = 12, .sequence = UINT64_MAX, .size = 1, .log_end = 9};
   EXPECT_EQ(decode_volume_head(encode(head)), head);
   EXPECT_TRUE(head.has_checkpoint());
   EXPECT_FALSE(VolumeHead{}.has_checkpoint());
+  const SnapshotRecord snapshot{"monday", {{7}, {6}, 12, 40, 1 << 20, 44}, 6};
+  EXPECT_EQ(decode_snapshot(encode(snapshot)), snapshot);
+  for (const VolumeHead& bad : {VolumeHead{{7}, {6}, 12, 40, 1, 40}, VolumeHead{{7}, {0}, 0, 0, 1, 1}}) {
+    EXPECT_EQ(decode_snapshot(encode(SnapshotRecord{"a", bad, 0})).code(), Errc::corrupt);
+  }
+  VolumeRecord descending = volume;
+  std::swap(descending.ancestors[0], descending.ancestors[1]);
+  EXPECT_EQ(decode_volume(encode(descending)).code(), Errc::corrupt);
+  const SnapshotRequest request{{}, "monday", UINT64_MAX, "no space", 8};
+  EXPECT_EQ(decode_snapshot_request(encode(request)), request);
   const VolumeLock lock{.holder = "host pid 5",
                         .lease = 9,
                         .epoch = {7},

@@ -19,7 +19,7 @@ void check(Decode decode, std::string_view bytes) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
-  switch (data[0] % 9) {
+  switch (data[0] % 11) {
     case 0:
       check(agro::decode_cluster, bytes);
       break;
@@ -44,8 +44,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     case 7:
       check(agro::decode_peer_report, bytes);
       break;
-    default:
+    case 8:
       check(agro::decode_scrub_state, bytes);
+      break;
+    case 9:
+      check(agro::decode_snapshot, bytes);
+      break;
+    default:
+      check(agro::decode_snapshot_request, bytes);
       break;
   }
   return 0;

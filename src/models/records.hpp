@@ -28,7 +28,18 @@ struct ClusterRecord {
   bool operator==(const ClusterRecord&) const = default;
 };
 
-enum class VolumeState : std::uint8_t { active = 0 };
+enum class VolumeState : std::uint8_t {
+  active = 0,
+  kept = 1,  // deleted, without a name; clones need its blocks
+};
+
+/// Whose blocks a clone started from: those of epochs up to and including `last_epoch`, and above that of
+/// the ancestor before, are the ancestor's. Epochs of a clone go on where those of its origin stood.
+struct VolumeAncestor {
+  VolumeId volume;
+  Epoch last_epoch;
+  bool operator==(const VolumeAncestor&) const = default;
+};
 
 struct VolumeRecord {
   VolumeId id;
@@ -38,6 +49,10 @@ struct VolumeRecord {
   std::uint32_t replication = 0;  // copies of each block; 0: what the ring says
   VolumeState state = VolumeState::active;
   std::int64_t created_unix_ms = 0;
+  std::vector<VolumeAncestor> ancestors = {};  // oldest first; the last is what it is a clone of
+  bool read_only = false;
+  std::uint64_t iops_max = 0;       // requests a second; 0: no limit
+  std::uint64_t bandwidth_max = 0;  // bytes a second; 0: no limit
 
   bool operator==(const VolumeRecord&) const = default;
 };
@@ -53,9 +68,34 @@ struct VolumeHead {
   /// The last data block of `epoch` that the checkpoint covers; 0 is none.
   std::uint64_t sequence = 0;
   std::uint64_t size = 0;  // of the volume, bytes
+  /// One past the last data block of `epoch` that belongs to it: of a snapshot, and of what was made of
+  /// one. All before it are durable. 0: the log goes on for as long as there are blocks.
+  std::uint64_t log_end = 0;
 
   bool has_checkpoint() const { return checkpoint_epoch.value != 0; }
   bool operator==(const VolumeHead&) const = default;
+};
+
+/// A state of a volume that stays, or, with a name of '@' and a volume's id, what that clone started from.
+/// Nothing that its head needs is ever deleted while it is there.
+struct SnapshotRecord {
+  std::string name;
+  VolumeHead head;  // with `log_end`
+  std::int64_t created_unix_ms = 0;
+
+  bool is_clone_origin() const { return name.starts_with('@'); }
+  bool operator==(const SnapshotRecord&) const = default;
+};
+
+/// Asks whoever has a volume open for a snapshot of it.
+struct SnapshotRequest {
+  VolumeId volume;  // in the key
+  std::string name;
+  std::uint64_t token = 0;  // random; tells one request from another
+  std::string problem;      // why it was refused; empty: it was not
+  std::int64_t created_unix_ms = 0;
+
+  bool operator==(const SnapshotRequest&) const = default;
 };
 
 /// Who has a volume open for writing. Its key goes with the lease.
