@@ -21,6 +21,10 @@ Distributor::Distributor(Env env, std::uint32_t block_size, DistributorOptions o
                                         "Copies of blocks found not to verify when read")),
       repaired_replicas_(
           env.metrics.get("agro_repaired_replicas_total", "Bad copies replaced from a good one")),
+      hedged_reads_(env.metrics.get("agro_hedged_reads_total",
+                                    "Reads sent to another replica too, the first being slow")),
+      hedged_reads_won_(env.metrics.get("agro_hedged_reads_won_total",
+                                        "Of those, answered by the other replica first")),
       reads_(env.metrics) {}
 
 Distributor::~Distributor() {
@@ -48,7 +52,7 @@ void Distributor::set_peers(std::map<PeerId, std::shared_ptr<Peer>> peers) {
         std::move(peer),
         env_.metrics.get("agro_peer_requests_total", "Requests sent to a peer", label),
         env_.metrics.get("agro_peer_errors_total", "Requests to a peer that failed", label), 0,
-        TimePoint(), Duration(0)});
+        TimePoint(), Duration(0), 0, TimePoint(), Duration(0)});
     listen(states[id]);
   }
   for (const auto& [id, state] : peers_) {

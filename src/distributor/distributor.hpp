@@ -10,12 +10,14 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/env.hpp"
 #include "blockset/backend.hpp"
 #include "distributor/buffer_classes.hpp"
+#include "distributor/hedge_policy.hpp"
 #include "distributor/peer.hpp"
 #include "ring/ring.hpp"
 
@@ -94,10 +96,15 @@ class Distributor final : public BlockBackend {
     std::uint32_t slow_count = 0;  // attempts under way that are slow
     TimePoint suspect_until;
     Duration suspicion{0};         // how long the last one was; 0: it answered since
+    std::uint32_t overtaken_count = 0;  // reads in a row that another replica answered earlier
+    TimePoint shunned_until;       // reads ask other replicas first
+    Duration shunned{0};           // how long the last time was; 0: it was quick enough since
   };
   using PeerPtr = std::shared_ptr<PeerState>;
   struct WriteOp;
   struct ReadOp;
+  struct OwnRead;
+  struct Race;
   struct FanOut;
   class CallGuard;
 
@@ -121,10 +128,29 @@ class Distributor final : public BlockBackend {
   Error write_failure(const WriteOp& op) const;
 
   Task<void> read_any(ReadOp& op);
+  Task<void> ask_candidate(ReadOp& op, const std::vector<PeerPtr>& candidates, std::size_t index,
+                           bool patient);
+  Task<void> ask_alone(ReadOp& op, PeerPtr state, bool patient);
+  static bool can_ask(const ReadOp& op, const PeerPtr& state);
+  static Result<void> check_pages(const ReadOp& op, ConstBytes bytes,
+                                  std::span<const std::uint32_t> page_crcs);
   Task<void> ask_candidates(ReadOp& op, bool patient_only);
-  Task<void> read_attempt(ReadOp& op, PeerPtr state, TimePoint deadline);
+  Task<void> read_attempt(ReadOp& op, PeerPtr state, TimePoint deadline, Race* race);
+  void take_answer(ReadOp& op, const PeerPtr& state, const Result<void>& read, bool patient);
   Task<void> read_whole(ReadOp& op, PeerPtr state, TimePoint deadline);
   Error read_failure(const ReadOp& op) const;
+
+  // distributor_hedge.cpp: asking another replica as well
+  Task<void> ask_hedged(ReadOp& op, PeerPtr state, PeerPtr next, bool patient);
+  Task<void> receive(ReadOp& op, const PeerPtr& state, std::vector<std::uint32_t>* page_crcs,
+                     TimePoint deadline, Race* race);
+  Task<void> receive_apart(ReadOp& op, PeerPtr state, std::vector<std::uint32_t>* page_crcs,
+                           TimePoint deadline, Race* race);
+  std::shared_ptr<OwnRead> start_own_read(const ReadOp& op, const PeerPtr& state,
+                                          TimePoint deadline, Race* race);
+  Job own_read_job(std::shared_ptr<OwnRead> read, TimePoint deadline);
+  void start_hedge(Race& race);
+  void note_overtaken(PeerState& state);
 
   void start_repairs(const BlockRef& ref, const PeerPtr& good, const std::vector<PeerPtr>& bad);
   Job repair_job(BlockRef ref, PeerPtr good, PeerPtr bad);
@@ -159,6 +185,9 @@ class Distributor final : public BlockBackend {
   TaskGroup jobs_;
   Metric& corrupt_replicas_;
   Metric& repaired_replicas_;
+  HedgePolicy hedge_;
+  Metric& hedged_reads_;
+  Metric& hedged_reads_won_;
   ReadCounters reads_;
 };
 

@@ -80,7 +80,9 @@ struct Distributor::ReadOp {
 
   std::vector<PeerPtr> bad;       // have a copy that does not verify
   std::vector<PeerPtr> answered;  // with success, not_found or a bad copy
+  std::vector<PeerPtr> asked;     // in this round, by a hedge
   std::vector<PeerPtr> slow;
+  PeerPtr good;
   Error last_problem;
 };
 

@@ -1,8 +1,8 @@
 // The distributor's reads: one replica after another until one verifies; bad copies are repaired.
 //
-// A read is never raced: a replica that is slow is given up (its peer lets go of the buffer) before
-// the next is asked, so that the caller's memory has one writer. When all were slow, each gets the
-// long limit. Giving up in the middle of a reply breaks that connection, for everybody who reads over
+// The caller's memory has one writer: a replica that is slow is given up (its peer lets go of the
+// buffer) before the next is asked; a hedge (distributor_hedge.cpp) has a buffer of its own. When all
+// were slow, each gets the long limit. Giving up in the middle of a reply breaks that connection, for everybody who reads over
 // it; hence nobody's failing to answer is an error only after some time of trying.
 #include <fmt/format.h>
 
@@ -42,8 +42,8 @@ ReadCounters::ReadCounters(Metrics& metrics)
       inode_failures(metrics.counter("agro_distributor_inode_request_failures",
                                      "Number of failed requests for inode blocks")) {}
 
-/// Replicas first, local ones before others, then the rest of the ring, then everybody else; those
-/// that were slow lately last. The same order at every read of a block, so that one page cache has
+/// Replicas first, of them local ones before others and those that are overtaken again and again
+/// last; then the rest of the ring, then everybody else; those that did not answer lately last. The same order at every read of a block, so that one page cache has
 /// it.
 std::vector<Distributor::PeerPtr> Distributor::read_candidates(const BlockRef& ref) {
   std::vector<PeerPtr> candidates;
@@ -60,6 +60,10 @@ std::vector<Distributor::PeerPtr> Distributor::read_candidates(const BlockRef& r
   std::stable_partition(candidates.begin(),
                         candidates.begin() + static_cast<std::ptrdiff_t>(replica_count),
                         [](const PeerPtr& state) { return state->peer->local(); });
+  const TimePoint now = env_.clock.now();
+  std::stable_partition(candidates.begin(),
+                        candidates.begin() + static_cast<std::ptrdiff_t>(replica_count),
+                        [now](const PeerPtr& state) { return now >= state->shunned_until; });
   for (const auto& [id, state] : peers_) {
     if (!state->peer->connected()) continue;
     if (std::find(candidates.begin(), candidates.end(), state) == candidates.end()) {
@@ -90,18 +94,20 @@ Task<void> Distributor::read_whole(ReadOp& op, PeerPtr state, TimePoint deadline
   co_return Result<void>();
 }
 
-Task<void> Distributor::read_attempt(ReadOp& op, PeerPtr state, TimePoint deadline) {
+Result<void> Distributor::check_pages(const ReadOp& op, ConstBytes bytes,
+                                      std::span<const std::uint32_t> page_crcs) {
+  if (AGRO_MUTANT(kBadChecksumReturned)) return {};
+  if (op.check == nullptr || op.check->verify(op.ref, op.offset, bytes, page_crcs)) return {};
+  return fail(Errc::corrupt, "the pages do not verify");
+}
+
+Task<void> Distributor::read_attempt(ReadOp& op, PeerPtr state, TimePoint deadline, Race* race) {
+  state->requests.add();
   if (op.whole) co_return co_await read_whole(op, state, deadline);
-  if (op.check == nullptr) {
-    co_return co_await state->peer->read(op.ref, op.offset, op.out, nullptr, deadline);
-  }
   std::vector<std::uint32_t> page_crcs;
-  AGRO_CO_TRY_OK(co_await state->peer->read(op.ref, op.offset, op.out, &page_crcs, deadline));
-  if (AGRO_MUTANT(kBadChecksumReturned)) co_return Result<void>();
-  if (!op.check->verify(op.ref, op.offset, op.out, page_crcs)) {
-    co_return fail(Errc::corrupt, "the pages do not verify");
-  }
-  co_return Result<void>();
+  std::vector<std::uint32_t>* wanted = op.check != nullptr ? &page_crcs : nullptr;
+  AGRO_CO_TRY_OK(co_await receive(op, state, wanted, deadline, race));
+  co_return check_pages(op, op.out, page_crcs);
 }
 
 Task<void> Distributor::read_any(ReadOp& op) {
@@ -126,47 +132,76 @@ Task<void> Distributor::read_any(ReadOp& op) {
   co_return read;
 }
 
+/// What a peer answered, good or not.
+void Distributor::take_answer(ReadOp& op, const PeerPtr& state, const Result<void>& read,
+                              bool patient) {
+  note(*state, read.code());
+  const bool local = state->peer->local();
+  if (read.has_value()) {
+    (local ? reads_.local_blocks : reads_.peer_blocks).add();
+    op.good = state;
+    return;
+  }
+  (local ? reads_.local_fails : reads_.peer_fails).add();
+  if (read.code() == Errc::timed_out && !patient) {
+    op.slow.push_back(state);
+  } else if (read.code() == Errc::corrupt || read.code() == Errc::io_error) {
+    if (read.code() == Errc::corrupt) corrupt_replicas_.add();
+    log_warning("peer {}: block {}: {}", state->peer->id().to_string(), op.ref.to_string(),
+                read.error().to_string());
+    op.bad.push_back(state);
+    op.answered.push_back(state);
+  } else if (read.code() == Errc::not_found || read.code() == Errc::invalid_argument) {
+    op.answered.push_back(state);
+  }
+  if (read.code() != Errc::not_found || op.last_problem.message.empty()) {
+    op.last_problem = read.error();
+  }
+}
+
+Task<void> Distributor::ask_alone(ReadOp& op, PeerPtr state, bool patient) {
+  const Duration limit = patient ? options_.read_limit : options_.read_slow;
+  const TimePoint deadline = env_.clock.now() + limit;
+  Result<void> read = co_await read_attempt(op, state, deadline, nullptr);
+  take_answer(op, state, read, patient);
+  co_return read;
+}
+
+/// Asks one of the candidates; a replica after it stands by, for when that takes long.
+Task<void> Distributor::ask_candidate(ReadOp& op, const std::vector<PeerPtr>& candidates,
+                                      std::size_t index, bool patient) {
+  const PeerPtr state = candidates[index];
+  const bool has_next = index + 1 < candidates.size() && index + 1 < copy_count();
+  if (has_next && !op.whole && can_ask(op, candidates[index + 1])) {
+    return ask_hedged(op, state, candidates[index + 1], patient);
+  }
+  return ask_alone(op, state, patient);
+}
+
+bool Distributor::can_ask(const ReadOp& op, const PeerPtr& state) {
+  const auto has = [&state](const std::vector<PeerPtr>& peers) {
+    return std::find(peers.begin(), peers.end(), state) != peers.end();
+  };
+  return state->peer->connected() && !has(op.answered) && !has(op.asked);
+}
+
 /// Asks everybody who has not answered yet, with the short limit first unless `patient_only`.
 Task<void> Distributor::ask_candidates(ReadOp& op, bool patient_only) {
   std::vector<PeerPtr> candidates = read_candidates(op.ref);
+  hedge_.earn();
   for (const bool patient : {false, true}) {
     if (patient_only && !patient) continue;
+    op.asked.clear();
     for (std::size_t index = 0; index < candidates.size(); ++index) {
-      const PeerPtr state = candidates[index];
       if (closed_) co_return fail(Errc::closed, "the distributor was closed");
-      const bool answered =
-          std::find(op.answered.begin(), op.answered.end(), state) != op.answered.end();
-      if (answered || !state->peer->connected()) continue;
-      state->requests.add();
-      const Duration limit = patient ? options_.read_limit : options_.read_slow;
-      const TimePoint deadline = env_.clock.now() + limit;
-      const Result<void> read = co_await read_attempt(op, state, deadline);
-      note(*state, read.code());
-      const bool local = state->peer->local();
+      if (!can_ask(op, candidates[index])) continue;
+      const Result<void> read = co_await ask_candidate(op, candidates, index, patient);
       if (read.has_value()) {
-        (local ? reads_.local_blocks : reads_.peer_blocks).add();
-      } else {
-        (local ? reads_.local_fails : reads_.peer_fails).add();
-      }
-      if (read.has_value()) {
-        if (op.check != nullptr) start_repairs(op.ref, state, op.bad);
+        if (op.check != nullptr) start_repairs(op.ref, op.good, op.bad);
         co_return Result<void>();
       }
-      if (read.code() == Errc::timed_out && !patient) {
-        op.slow.push_back(state);
-      } else if (read.code() == Errc::corrupt || read.code() == Errc::io_error) {
-        if (read.code() == Errc::corrupt) corrupt_replicas_.add();
-        if (AGRO_MUTANT(kNoOtherReplica)) co_return fail(read.error());
-        log_warning("peer {}: block {}: {}", state->peer->id().to_string(), op.ref.to_string(),
-                    read.error().to_string());
-        op.bad.push_back(state);
-        op.answered.push_back(state);
-      } else if (read.code() == Errc::not_found || read.code() == Errc::invalid_argument) {
-        op.answered.push_back(state);
-      }
-      if (read.code() != Errc::not_found || op.last_problem.message.empty()) {
-        op.last_problem = read.error();
-      }
+      const bool bad = read.code() == Errc::corrupt || read.code() == Errc::io_error;
+      if (AGRO_MUTANT(kNoOtherReplica) && bad) co_return fail(read.error());
     }
     candidates = std::exchange(op.slow, {});
   }

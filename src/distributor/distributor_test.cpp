@@ -2,6 +2,7 @@
 // simulated time; what each call returns, when, and what each peer got.
 #include "distributor/distributor.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <array>
@@ -36,6 +37,7 @@ class FakePeer final : public Peer {
   bool is_connected = true;
   bool is_local = false;
   Duration delay{0};
+  bool can_stop = false;  // a read under way, as AdpPeer
   std::optional<Errc> error;
   int read_count = 0;
   int write_count = 0;
@@ -58,6 +60,25 @@ class FakePeer final : public Peer {
                   std::vector<std::uint32_t>* page_crcs, TimePoint deadline) override {
     ++read_count;
     AGRO_CO_TRY_OK(co_await answer(deadline));
+    co_return co_await service_.read(ref, offset, out, page_crcs);
+  }
+  bool stops_reads() const override { return can_stop; }
+  Task<void> read_stoppable(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                            std::vector<std::uint32_t>* page_crcs, TimePoint deadline,
+                            ReadStop& stop) override {
+    if (!can_stop) co_return co_await read(ref, offset, out, page_crcs, deadline);
+    ++read_count;
+    auto answered = std::make_shared<Promise<void>>();
+    stop = {answered, [](void* call) {
+              static_cast<Promise<void>*>(call)->set(fail(Errc::timed_out, "stopped"));
+            }};
+    const TimePoint at = std::min(clock_.now() + delay, deadline);
+    const TimerId timer = clock_.call_at(at, [answered] { answered->set({}); });
+    const Result<void> waited = co_await answered->get();
+    clock_.cancel(timer);
+    AGRO_CO_TRY_OK(waited);
+    if (delay > deadline - at && at == deadline) co_return fail(Errc::timed_out, "scripted");
+    if (error.has_value()) co_return fail(*error, "scripted");
     co_return co_await service_.read(ref, offset, out, page_crcs);
   }
   std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset, MutableBytes out,
@@ -121,14 +142,13 @@ class DistributorTest : public testing::Test {
     spec.kind = RingKind::ketama;
     spec.version = 1;
     spec.replication = 2;
-    std::map<PeerId, std::shared_ptr<Peer>> peers;
     for (std::size_t index = 0; index < peer_count; ++index) {
       peers_.push_back(std::make_shared<FakePeer>(id_of(index), sim_.clock(), node_.metrics()));
-      peers[id_of(index)] = peers_.back();
+      peer_map_[id_of(index)] = peers_.back();
       spec.members.push_back({id_of(index), 1});
     }
     ring_ = make_ring(spec).value();
-    distributor_.set_peers(peers);
+    distributor_.set_peers(peer_map_);
     distributor_.set_ring(ring_);
   }
   ~DistributorTest() override { EXPECT_TRUE(sim_.run_job(distributor_.stop())); }
@@ -171,6 +191,7 @@ class DistributorTest : public testing::Test {
   SimNetwork network_{sim_.executor(), sim_.clock(), Random(3)};
   FakeNode node_{sim_, network_, "client"};
   std::vector<std::shared_ptr<FakePeer>> peers_;
+  std::map<PeerId, std::shared_ptr<Peer>> peer_map_;
   std::shared_ptr<const Ring> ring_;
   Distributor distributor_{node_.env(), kBlockSize};
   CrcCheck check_;
@@ -424,9 +445,9 @@ TEST_F(DistributorTest, ReadsAsATable) {
       {"first gone", [](T, P a, P, P) { lose(a); }, Errc::ok, now},
       {"first fails", [](T, P a, P, P) { refuse(a, Errc::unavailable); }, Errc::ok, now},
       {"first lost it", [ref](T, P a, P, P) { a.store.blocks.erase(ref); }, Errc::ok, now},
-      {"first is slow", [](T, P a, P, P) { a.delay = seconds(1); }, Errc::ok, milliseconds(200)},
+      {"first is slow", [](T, P a, P, P) { a.delay = seconds(1); }, Errc::ok, milliseconds(20)},
       {"both are slow", [](T, P a, P b, P) { a.delay = b.delay = seconds(1); }, Errc::ok,
-       milliseconds(1400)},
+       milliseconds(1220)},
       {"elsewhere in the ring",
        [ref](T, P a, P b, P c) {
          c.store.blocks[ref] = a.store.blocks[ref];
@@ -451,7 +472,7 @@ TEST_F(DistributorTest, ReadsAsATable) {
       {"one bad, one gone", [ref](T, P a, P b, P) { a.store.flip(ref, 5000), lose(b); },
        Errc::unavailable, seconds(5)},
       {"silent", [](T, P a, P b, P) { a.delay = b.delay = seconds(60); }, Errc::unavailable,
-       milliseconds(10'400)},
+       milliseconds(5'260)},
   };
   for (const ReadCase& entry : cases) {
     SCOPED_TRACE(entry.name);
@@ -461,7 +482,9 @@ TEST_F(DistributorTest, ReadsAsATable) {
     const TimePoint before = sim_.clock().now();
     const Result<void> got = read(1);
     EXPECT_EQ(got.code(), entry.code) << (got.has_value() ? "" : got.error().to_string());
-    EXPECT_EQ(sim_.clock().now() - before, entry.longest);
+    // The delay before a hedge moves a little with every read.
+    EXPECT_LE(sim_.clock().now() - before, entry.longest);
+    EXPECT_GE(sim_.clock().now() - before, entry.longest * 99 / 100);
     if (!got.has_value()) EXPECT_NE(got.error().message.find("data:1:1:1"), std::string::npos);
     const Result<SharedBytes> block =
         sim_.run(distributor_.read_block(ref_of(1), ReadOptions{&check_}));
@@ -474,6 +497,142 @@ TEST_F(DistributorTest, ReadsAsATable) {
     }
     sim_.run_for(seconds(20));
   }
+}
+
+struct HedgeCase {
+  const char* name;
+  std::function<void(FakePeer& first, FakePeer& second)> script;
+  Errc code;
+  Duration took;
+  std::uint64_t hedge_count;
+  std::uint64_t won_count;
+};
+
+// Goal: a read that takes longer than reads use to is answered by another replica, whatever becomes of
+// the first; a bad second answer harms nothing. Method: block 1 on two peers, of which the first can
+// or cannot end a read early; the caller's memory is watched afterwards.
+TEST_F(DistributorTest, HedgesAsATable) {
+  using P = FakePeer&;
+  const BlockRef ref = ref_of(1);
+  const SharedBytes good = make_block(ref, 9000);
+  const std::vector<HedgeCase> cases = {
+      {"quick", [](P a, P) { a.delay = milliseconds(10); }, Errc::ok, milliseconds(10), 0, 0},
+      {"slow", [](P a, P) { a.delay = milliseconds(100); }, Errc::ok, milliseconds(20), 1, 1},
+      {"never answers", [](P a, P) { a.delay = seconds(600); }, Errc::ok, milliseconds(20), 1, 1},
+      {"the second is slower",
+       [](P a, P b) { a.delay = milliseconds(50), b.delay = milliseconds(90); }, Errc::ok,
+       milliseconds(50), 1, 0},
+      {"the second is a little slow",
+       [](P a, P b) { a.delay = milliseconds(90), b.delay = milliseconds(30); }, Errc::ok,
+       milliseconds(50), 1, 1},
+      {"the second fails", [](P a, P b) { a.delay = milliseconds(90), refuse(b, Errc::io_error); },
+       Errc::ok, milliseconds(90), 1, 0},
+      {"the second is bad",
+       [ref](P a, P b) { a.delay = milliseconds(90), b.store.flip(ref, 5000); }, Errc::ok,
+       milliseconds(90), 1, 0},
+      {"the second lost it",
+       [ref](P a, P b) { a.delay = milliseconds(90), b.store.blocks.erase(ref); }, Errc::ok,
+       milliseconds(90), 1, 0},
+      {"the second is gone", [](P a, P b) { a.delay = milliseconds(90), lose(b); }, Errc::ok,
+       milliseconds(90), 1, 0},
+      {"the first is bad, late",
+       [ref](P a, P b) {
+         a.delay = milliseconds(30), b.delay = milliseconds(60), a.store.flip(ref, 5000);
+       },
+       Errc::ok, milliseconds(80), 1, 0},
+      {"both are bad",
+       [ref](P a, P b) {
+         a.delay = milliseconds(30), a.store.flip(ref, 5000), b.store.flip(ref, 5000);
+       },
+       Errc::corrupt, milliseconds(30), 1, 0},
+  };
+  for (const bool can_stop : {false, true}) {
+    for (const HedgeCase& entry : cases) {
+      SCOPED_TRACE(fmt::format("{}, can stop: {}", entry.name, can_stop));
+      for (const auto& peer : peers_) {
+        peer->store.blocks.clear();
+        peer->is_connected = true;
+        peer->delay = Duration(0);
+        peer->error.reset();
+        peer->can_stop = can_stop;
+      }
+      Distributor distributor(node_.env(), kBlockSize);  // that has read nothing yet
+      distributor.set_peers(peer_map_);
+      distributor.set_ring(ring_);
+      ASSERT_TRUE(write(1).has_value());
+      entry.script(ranked(1, 0), ranked(1, 1));
+      const std::uint64_t hedges = node_.metrics().value("agro_hedged_reads_total");
+      const std::uint64_t won = node_.metrics().value("agro_hedged_reads_won_total");
+      const TimePoint before = sim_.clock().now();
+      out_.assign(2 * kPageSize, std::byte{0});
+      const Result<void> got =
+          sim_.run(distributor.read(ref, 0, out_, ReadOptions{&check_}));
+      EXPECT_EQ(got.code(), entry.code);
+      EXPECT_EQ(sim_.clock().now() - before, entry.took);
+      if (got.has_value()) EXPECT_EQ(std::memcmp(out_.data(), good.bytes.data(), out_.size()), 0);
+      EXPECT_EQ(node_.metrics().value("agro_hedged_reads_total") - hedges, entry.hedge_count);
+      EXPECT_EQ(node_.metrics().value("agro_hedged_reads_won_total") - won, entry.won_count);
+      std::fill(out_.begin(), out_.end(), std::byte{0xEE});
+      sim_.run_for(seconds(10));
+      EXPECT_EQ(std::count(out_.begin(), out_.end(), std::byte{0xEE}),
+                static_cast<std::ptrdiff_t>(out_.size()));
+      ASSERT_TRUE(sim_.run_job(distributor.stop()));
+    }
+  }
+}
+
+// Goal: hedges are few when everybody is slow. Method: all peers slow at once, reads one by one.
+TEST_F(DistributorTest, HedgesAreBounded) {
+  ASSERT_TRUE(write(1).has_value());
+  for (const auto& peer : peers_) peer->delay = milliseconds(150);
+  for (int count = 0; count < 400; ++count) ASSERT_TRUE(read(1).has_value());
+  EXPECT_LE(node_.metrics().value("agro_hedged_reads_total"), 30U);
+}
+
+// Goal: a replica that stays slow is asked second, and first again when it is well. Method: who was
+// asked; which delays reads have meanwhile.
+TEST_F(DistributorTest, ASlowReplicaIsAskedLess) {
+  ASSERT_TRUE(write(1).has_value());
+  FakePeer& slow = ranked(1, 0);
+  slow.delay = milliseconds(100);
+  for (int count = 0; count < 3; ++count) ASSERT_TRUE(read(1).has_value());
+  EXPECT_EQ(node_.metrics().value("agro_hedged_reads_won_total"), 3U);
+  const TimePoint before = sim_.clock().now();
+  for (int count = 0; count < 50; ++count) ASSERT_TRUE(read(1).has_value());
+  EXPECT_EQ(sim_.clock().now(), before);
+  EXPECT_EQ(slow.read_count, 3);
+  sim_.run_for(seconds(2));  // asked again, overtaken again: left alone for two seconds
+  ASSERT_TRUE(read(1).has_value());
+  sim_.run_for(milliseconds(1500));
+  ASSERT_TRUE(read(1).has_value());
+  EXPECT_EQ(slow.read_count, 4);
+  slow.delay = Duration(0);
+  sim_.run_for(seconds(1));
+  for (int count = 0; count < 50; ++count) ASSERT_TRUE(read(1).has_value());
+  EXPECT_EQ(slow.read_count, 54);
+}
+
+// Goal: the delay follows what reads take, and extra reads stay within their share.
+TEST(HedgePolicyTest, FollowsTheSlowestHundredth) {
+  HedgePolicy policy;
+  EXPECT_EQ(policy.delay(), milliseconds(20));
+  for (int count = 0; count < 10'000; ++count) policy.note(milliseconds(1));
+  EXPECT_EQ(policy.delay(), HedgePolicy::kDelayMin);
+  for (int count = 0; count < 100'000; ++count) policy.note(milliseconds(count % 50 == 0 ? 30 : 5));
+  EXPECT_GT(policy.delay(), milliseconds(25));  // 2 % take 30 ms
+  EXPECT_LT(policy.delay(), milliseconds(35));
+  for (int count = 0; count < 100'000; ++count) policy.note(milliseconds(count % 500 == 0 ? 30 : 5));
+  EXPECT_LT(policy.delay(), milliseconds(8));  // 0.2 % do
+  EXPECT_GE(policy.delay(), milliseconds(5));
+  for (int count = 0; count < 1000; ++count) policy.note(seconds(5));
+  EXPECT_EQ(policy.delay(), HedgePolicy::kDelayMax);
+  int spent = 0;
+  for (int count = 0; count < 1000; ++count) {
+    policy.earn();
+    spent += policy.spend() ? 1 : 0;
+  }
+  EXPECT_GE(spent, 50);
+  EXPECT_LE(spent, 60);
 }
 
 // Goal: a bad copy is counted, repaired from the good one, and then right.

@@ -29,6 +29,12 @@ class MeasuredPeer final : public Peer {
                   std::vector<std::uint32_t>* page_crcs, TimePoint deadline) override {
     return timed(peer_->read(ref, offset, out, page_crcs, deadline), clock_, read_);
   }
+  bool stops_reads() const override { return peer_->stops_reads(); }
+  Task<void> read_stoppable(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                            std::vector<std::uint32_t>* page_crcs, TimePoint deadline,
+                            ReadStop& stop) override {
+    return timed(peer_->read_stoppable(ref, offset, out, page_crcs, deadline, stop), clock_, read_);
+  }
   Task<std::vector<std::uint32_t>> has(std::vector<BlockRef> refs, std::uint64_t ring_version,
                                        TimePoint deadline) override {
     return timed(peer_->has(std::move(refs), ring_version, deadline), clock_, has_);

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -35,6 +36,15 @@ struct PeerStat {
   StoreStats store;
 };
 
+/// Ends a read before its deadline: another replica was quicker.
+struct ReadStop {
+  std::shared_ptr<void> call;           // set by the peer while the read can be ended
+  void (*end)(void* call) = nullptr;
+  void stop() const {
+    if (call != nullptr) end(call.get());
+  }
+};
+
 /// Errors of every call: timed_out, unavailable (not connected, connection lost), closed,
 /// protocol_error; and those of BlockStore.
 class Peer {
@@ -55,6 +65,15 @@ class Peer {
   /// checksums of the pages they lie in (blockset/crc.hpp). Shape: both outlive the await.
   virtual Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
                           std::vector<std::uint32_t>* page_crcs, TimePoint deadline) = 0;
+  /// Whether read_stoppable() keeps its word.
+  virtual bool stops_reads() const { return false; }
+  /// The same; after stop.stop() it ends with timed_out at once, or soon with what is arriving.
+  /// Shape: `stop` outlives the await.
+  virtual Task<void> read_stoppable(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                                    std::vector<std::uint32_t>* page_crcs, TimePoint deadline,
+                                    ReadStop& /*stop*/) {
+    return read(ref, offset, out, page_crcs, deadline);
+  }
   /// At once, from this process's memory only; nullopt otherwise.
   virtual std::optional<Result<void>> try_read(const BlockRef& ref, std::uint32_t offset,
                                                MutableBytes out,

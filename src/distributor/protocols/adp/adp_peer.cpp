@@ -27,7 +27,15 @@ struct Pending {
   AdpOp op = AdpOp::stat;
   MutableBytes out;                // read: where the payload goes
   std::vector<BlockInfo> entries;  // list: of the frames so far
+  bool receiving = false;          // the payload is on its way into `out`
   Promise<Body> promise;
+
+  /// ReadStop::end. What has begun to arrive is waited for, or the connection would break.
+  static void stop(void* call) {
+    auto* pending = static_cast<Pending*>(call);
+    if (pending->receiving) return;
+    pending->promise.set(fail(Errc::timed_out, "another replica was quicker"));
+  }
 };
 
 /// One connection, from hello to its end.
@@ -75,6 +83,7 @@ Task<void> receive_payload(SessionPtr session, AdpHeader header, std::shared_ptr
   if (request == nullptr) co_return co_await session->reader.skip_payload(header.payload_size);
   if (session->reader.try_payload(request->out)) co_return Result<void>();
   session->receiving_id = header.request_id;
+  request->receiving = true;
   const Result<void> received = co_await session->reader.read_payload(request->out);
   session->receiving_id = 0;
   co_return received;
@@ -173,6 +182,7 @@ struct AdpPeer::State {
     Body body;
     SharedBytes payload;
     MutableBytes out;
+    ReadStop* stop = nullptr;
   };
   struct Reply {
     Body body;
@@ -197,6 +207,7 @@ Task<AdpPeer::State::Reply> AdpPeer::State::call(std::shared_ptr<State> state, R
   auto pending = std::make_shared<Pending>();
   pending->op = request.op;
   pending->out = request.out;
+  if (request.stop != nullptr) *request.stop = {pending, &Pending::stop};
   const std::uint64_t id = session->next_request_id++;
   session->pending.emplace(id, pending);
   AdpHeader header;
@@ -410,6 +421,18 @@ Task<void> AdpPeer::write(PeerWrite request, TimePoint deadline) {
 
 Task<void> AdpPeer::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
                          std::vector<std::uint32_t>* page_crcs, TimePoint deadline) {
+  return read_with(ref, offset, out, page_crcs, deadline, nullptr);
+}
+
+Task<void> AdpPeer::read_stoppable(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                                   std::vector<std::uint32_t>* page_crcs, TimePoint deadline,
+                                   ReadStop& stop) {
+  return read_with(ref, offset, out, page_crcs, deadline, &stop);
+}
+
+Task<void> AdpPeer::read_with(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                              std::vector<std::uint32_t>* page_crcs, TimePoint deadline,
+                              ReadStop* stop) {
   if (out.empty() || out.size() > state_->options.block_size) {
     co_return fail(Errc::invalid_argument, fmt::format("a read of {} bytes", out.size()));
   }
@@ -418,6 +441,7 @@ Task<void> AdpPeer::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
   wire.flags = page_crcs != nullptr ? kAdpReadWithCrcs : 0;
   wire.body = encode_adp_read({ref, offset, static_cast<std::uint32_t>(out.size())});
   wire.out = out;
+  wire.stop = stop;
   AGRO_CO_TRY(const State::Reply reply, co_await State::call(state_, std::move(wire), deadline));
   AGRO_CO_TRY(std::vector<std::uint32_t> crcs, decode_adp_crcs(reply.body));
   if (page_crcs != nullptr) *page_crcs = std::move(crcs);

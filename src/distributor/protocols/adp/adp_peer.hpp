@@ -30,6 +30,10 @@ class AdpPeer final : public RemotePeer {
   Task<void> write(PeerWrite request, TimePoint deadline) override;
   Task<void> read(BlockRef ref, std::uint32_t offset, MutableBytes out,
                   std::vector<std::uint32_t>* page_crcs, TimePoint deadline) override;
+  bool stops_reads() const override { return true; }
+  Task<void> read_stoppable(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                            std::vector<std::uint32_t>* page_crcs, TimePoint deadline,
+                            ReadStop& stop) override;
   std::optional<Result<void>> try_read(const BlockRef&, std::uint32_t, MutableBytes,
                                        std::vector<std::uint32_t>*) override {
     return std::nullopt;
@@ -51,6 +55,8 @@ class AdpPeer final : public RemotePeer {
   void connect_now() override;
 
  private:
+  Task<void> read_with(BlockRef ref, std::uint32_t offset, MutableBytes out,
+                       std::vector<std::uint32_t>* page_crcs, TimePoint deadline, ReadStop* stop);
   struct State;
   std::shared_ptr<State> state_;
 };

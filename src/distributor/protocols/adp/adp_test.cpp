@@ -384,6 +384,31 @@ TEST_F(AdpTest, TimedOutReadLeavesItsBufferAlone) {
   EXPECT_TRUE(sim_.run(peer_->read(ref_of(1), 0, out, nullptr, in(seconds(1)))).has_value());
 }
 
+// Goal: a read that is stopped ends at once, leaves its buffer alone and costs no connection; one
+// whose payload is arriving is let in. Method: stop at either time, then read on.
+TEST_F(AdpTest, StoppedReads) {
+  ASSERT_TRUE(connect());
+  ASSERT_TRUE(write(1, 900'000).has_value());
+  std::vector<std::byte> out(800'000, std::byte{0x55});
+  const auto stop_after = [this, &out](Duration delay) {
+    ReadStop stop;
+    sim_.clock().call_at(in(delay), [&stop] { stop.stop(); });
+    return sim_.run(peer_->read_stoppable(ref_of(1), 0, out, nullptr, in(seconds(10)), stop)).code();
+  };
+  store_.read_delay = milliseconds(500);
+  const TimePoint before = sim_.clock().now();
+  EXPECT_EQ(stop_after(milliseconds(100)), Errc::timed_out);
+  EXPECT_EQ(sim_.clock().now() - before, milliseconds(100));
+  sim_.run_for(seconds(2));
+  EXPECT_EQ(std::count(out.begin(), out.end(), std::byte{0x55}), 800'000);
+  store_.read_delay = Duration(0);
+  network_.set_link("client", "server", {milliseconds(1), milliseconds(1), 1'000'000});
+  EXPECT_EQ(stop_after(milliseconds(300)), Errc::ok);
+  EXPECT_EQ(std::memcmp(out.data(), store_.blocks.at(ref_of(1)).data(), out.size()), 0);
+  EXPECT_TRUE(peer_->connected());
+  EXPECT_EQ(server_->connection_count(), 1U);
+}
+
 // Goal: a write the client gave up on is harmless, whenever the store ends it.
 TEST_F(AdpTest, LateRepliesAreDropped) {
   ASSERT_TRUE(connect());
