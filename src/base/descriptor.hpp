@@ -1,10 +1,11 @@
-// A file descriptor that closes itself, and locks on files.
+// A file descriptor that closes itself, locks on files, and space in them.
 //
-// Threading: lock_file() and Patience block; on a worker thread only.
+// Threading: lock_file(), allocate_space() and Patience block; on a worker thread only.
 #pragma once
 
 #include <unistd.h>
 
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -43,5 +44,10 @@ class Patience {
 
 /// Locks the file for this process alone. Errors: locked.
 Result<void> lock_file(const Descriptor& file, const std::string& path);
+
+/// Reserves space as File::allocate() does; where the file system cannot, by writing zeros, over which
+/// nothing may have been written yet. Shape: whole pages. Errors: out_of_space, io_error.
+Result<void> allocate_space(const Descriptor& file, const std::string& path, std::uint64_t offset,
+                            std::uint64_t size);
 
 }  // namespace agro

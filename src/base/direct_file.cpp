@@ -113,6 +113,18 @@ class DirectFile final : public File {
     co_return Result<void>();
   }
 
+  Task<void> allocate(std::uint64_t offset, std::uint64_t size) override {
+    const Call call(*this);
+    AGRO_CO_TRY_OK(check_open());
+    if (file_->is_device) co_return fail(Errc::not_supported, file_->path + ": a device has one size");
+    const std::shared_ptr<DirectTarget> file = file_;
+    Task<void> allocated = on_worker(
+        [file, offset, size] { return allocate_space(file->descriptor, file->path, offset, size); });
+    AGRO_CO_TRY_OK(co_await std::move(allocated));
+    note_written(offset + size);
+    co_return Result<void>();
+  }
+
   Task<void> discard(std::uint64_t offset, std::uint64_t size) override {
     const Call call(*this);
     AGRO_CO_TRY_OK(check_open());

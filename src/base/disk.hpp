@@ -62,9 +62,14 @@ class File {
 
   virtual std::uint64_t size() const = 0;
 
-  /// Sets the size. Grown space reads as zeros but is not "written ahead": write it once if it will
-  /// be synced often (shared/FACTS.md). Durable after sync().
+  /// Sets the size. Grown space reads as zeros and may not be there when it is written. Durable after sync().
   virtual Task<void> resize(std::uint64_t size) = 0;
+
+  /// Sees to it that there is space for these bytes; the file becomes as large as it takes. What was not
+  /// written before reads as zeros, after a crash too, and the first sync of a write to it is slow: write it
+  /// once if it will be synced often. Durable after sync(). Shape: whole pages.
+  /// Errors: out_of_space; some of it may be reserved then: resize() gives that back.
+  virtual Task<void> allocate(std::uint64_t offset, std::uint64_t size) = 0;
 
   /// Gives the space of whole pages back to the file system; they read as zeros or as before.
   virtual Task<void> discard(std::uint64_t offset, std::uint64_t size) = 0;

@@ -216,6 +216,17 @@ class SystemFile final : public File {
     co_return Result<void>();
   }
 
+  Task<void> allocate(std::uint64_t offset, std::uint64_t size) override {
+    if (closing_) co_return fail(Errc::closed, "the file is closed");
+    const std::shared_ptr<OpenFile> file = file_;
+    Task<void> allocated = run(workers_->writers, [file, offset, size] {
+      return allocate_space(file->buffered, file->path, offset, size);
+    });
+    AGRO_CO_TRY_OK(co_await std::move(allocated));
+    size_ = std::max(size_, offset + size);
+    co_return Result<void>();
+  }
+
   Task<void> discard(std::uint64_t offset, std::uint64_t size) override {
     if (closing_) return refuse();
     return run(workers_->writers, [file = file_, offset, size]() -> Result<void> {

@@ -198,6 +198,30 @@ TEST_P(SystemDiskTest, ManyOddReadsAtOnce) {
   close(*file);
 }
 
+// Goal: reserved space is there, reads as zeros and takes writes; what was written before stays.
+TEST_P(SystemDiskTest, SpaceIsReserved) {
+  constexpr std::uint64_t kSize = 256 * kPageSize;
+  const std::unique_ptr<File> file = open("data").value();
+  AlignedBuffer page(kPageSize);
+  std::memset(page.data(), 'x', kPageSize);
+  ASSERT_TRUE(run(file->write(0, {page.bytes()})));
+  ASSERT_TRUE(run(file->allocate(0, kPageSize)));
+  ASSERT_TRUE(run(file->allocate(kPageSize, kSize - kPageSize)));
+  EXPECT_EQ(file->size(), kSize);
+  EXPECT_EQ(std::filesystem::file_size(directory_ + "/data"), kSize);
+  ASSERT_TRUE(run(file->write(kSize - kPageSize, {page.bytes()})));
+  ASSERT_TRUE(run(file->sync()));
+  AlignedBuffer all(kSize);
+  ASSERT_TRUE(run(file->read(0, all.bytes())));
+  for (std::uint64_t at = 0; at < kSize; ++at) {
+    const bool inside = at >= kPageSize && at < kSize - kPageSize;
+    ASSERT_EQ(static_cast<char>(all.bytes()[at]), inside ? '\0' : 'x') << at;
+  }
+  EXPECT_NE(run(file->allocate(0, std::uint64_t{1} << 62)).code(), Errc::ok);
+  close(*file);
+  EXPECT_EQ(run(file->allocate(0, kPageSize)).code(), Errc::closed);
+}
+
 // Goal: a file that ends within a page is read to its end.
 TEST_P(SystemDiskTest, OddEnds) {
   const std::unique_ptr<File> file = open("data").value();

@@ -61,6 +61,7 @@ struct SimDisk::State {
   bool detached = false;
   std::uint64_t crash_count = 0;
   std::uint64_t sync_count = 0;
+  std::uint64_t raw_sync_count = 0;
   std::uint64_t write_count = 0;
   std::uint64_t read_count = 0;
 };
@@ -98,6 +99,15 @@ class SimFile final : public File {
     Change change;
     change.kind = Change::Kind::resize;
     change.size = size;
+    return make_change(std::move(change));
+  }
+
+  Task<void> allocate(std::uint64_t offset, std::uint64_t size) override {
+    AGRO_ASSERT(offset % kPageSize == 0);
+    AGRO_ASSERT(size % kPageSize == 0);
+    Change change;
+    change.kind = Change::Kind::allocate;
+    change.size = offset + size;
     return make_change(std::move(change));
   }
 
@@ -146,6 +156,7 @@ class SimFile final : public File {
     const std::uint64_t first = the_write.offset / kPageSize;
     std::uint64_t end = first;
     for (const ConstBytes part : the_write.parts) end += part.size() / kPageSize;
+    if (node_->is_raw(first, end)) ++disk_->raw_sync_count;
     AGRO_CO_TRY_OK(co_await write(std::move(the_write)));
     if (AGRO_MUTANT(kSyncSkipped)) co_return Result<void>();
     co_return co_await sync_pages(first, end);
@@ -258,8 +269,7 @@ class SimFile final : public File {
     const std::shared_ptr<Node> node = node_;
     const std::uint64_t id = node->next_id++;
     change.id = id;
-    const std::uint64_t size =
-        change.kind == Change::Kind::resize ? change.size : change.end();
+    const std::uint64_t size = change.sets_size() ? change.size : change.end();
     node->flying.emplace(id, std::move(change));
     co_await disk_->wait();
     if (node->crash_count != crash_count_) co_return refuse();  // the crash took it
@@ -511,6 +521,7 @@ std::string SimDisk::contents(const std::string& path, std::uint64_t offset,
 
 bool SimDisk::exists(const std::string& path) const { return state_->files.contains(path); }
 std::uint64_t SimDisk::sync_count() const { return state_->sync_count; }
+std::uint64_t SimDisk::raw_sync_count() const { return state_->raw_sync_count; }
 std::uint64_t SimDisk::write_count() const { return state_->write_count; }
 std::uint64_t SimDisk::read_count() const { return state_->read_count; }
 

@@ -1,7 +1,7 @@
 // A node's disk in memory: knows what is synced, crashes, and fails on demand.
 //
-// Invariants: a crash keeps, drops or tears (at 512 bytes) each write and resize that no successful
-// sync() covered, each on its own; what a sync covered stays. Pages that are all zero take no memory.
+// Invariants: a crash keeps, drops or tears (at 512 bytes) each write, resize and allocate that no
+// successful sync() covered, each on its own; what a sync covered stays. Pages that are all zero take no memory.
 // The same seed and the same calls give the same bytes.
 // Threading: one loop.
 #pragma once
@@ -27,7 +27,7 @@ struct SimDiskOptions {
   Duration latency_min{0};
   Duration latency_max{0};
   std::uint32_t slowness = 1;  // latencies are so many times as long
-  /// A write, or what a resize adds, beyond this many bytes in all files is out_of_space.
+  /// A write, or what a resize or allocate adds, beyond this many bytes in all files is out_of_space.
   std::uint64_t capacity = UINT64_MAX;
 };
 
@@ -115,6 +115,8 @@ class SimDisk final : public Disk {
   bool exists(const std::string& path) const;
 
   std::uint64_t sync_count() const;
+  /// Durable writes to pages that no write had reached before: on a real disk they take twice as long.
+  std::uint64_t raw_sync_count() const;
   std::uint64_t write_count() const;
   std::uint64_t read_count() const;
 

@@ -63,12 +63,13 @@ void Content::read(std::uint64_t offset, MutableBytes out) const {
 
 void Change::apply(Content& content) const {
   if (kind == Kind::resize) return content.resize(size);
+  if (kind == Kind::allocate) return content.resize(std::max(content.size, size));
   for (std::size_t i = 0; i < pages.size(); ++i) content.set_page(first_page + i, pages[i]);
   if (kind == Kind::write) content.size = std::max(content.size, end());
 }
 
 void Change::apply_torn(Content& content, Random& random) const {
-  if (kind == Kind::resize) return random.chance(1, 2) ? apply(content) : void();
+  if (sets_size()) return random.chance(1, 2) ? apply(content) : void();
   const std::size_t piece = random.chance(1, 2) ? kTearSize : kPageSize;
   for (std::size_t i = 0; i < pages.size(); ++i) {
     Page mixed = page_of(content.page(first_page + i));
@@ -87,7 +88,7 @@ void Change::apply_torn(Content& content, Random& random) const {
 }
 
 void Node::land_torn(Change change, Random& random) {
-  if (change.kind == Change::Kind::resize) {
+  if (change.sets_size()) {
     if (random.chance(1, 2)) return;
     change.apply(current);
   } else {
@@ -101,7 +102,7 @@ void Node::land_torn(Change change, Random& random) {
       change.pages[i] = current.page(number);
     }
   }
-  if (change.kind == Change::Kind::resize || !change.pages.empty()) {
+  if (change.sets_size() || !change.pages.empty()) {
     unsynced.push_back(std::move(change));
   }
 }
@@ -111,7 +112,18 @@ void Node::note_written(const Change& change, TimePoint at) {
   recent_writes.push_back({at, change.first_page, change.first_page + change.pages.size()});
 }
 
+bool Node::is_raw(std::uint64_t first_page, std::uint64_t end_page) const {
+  for (std::uint64_t page = first_page; page < end_page; ++page) {
+    if (page >= written.size() || !written[page]) return true;
+  }
+  return false;
+}
+
 void Node::land(const Change& change) {
+  if (change.kind == Change::Kind::write) {
+    if (written.size() * kPageSize < change.end()) written.resize(change.end() / kPageSize);
+    std::fill_n(written.begin() + static_cast<std::ptrdiff_t>(change.first_page), change.pages.size(), true);
+  }
   for (std::size_t i = 0; i < change.pages.size(); ++i) {
     const std::uint64_t number = change.first_page + i;
     if (number * kPageSize < current.size) previous[number] = current.page(number);

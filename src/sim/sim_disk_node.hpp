@@ -46,13 +46,14 @@ struct Content {
 
 /// One change that a sync has not covered yet.
 struct Change {
-  enum class Kind { write, resize, discard };
+  enum class Kind { write, resize, allocate, discard };
   Kind kind = Kind::write;
   std::uint64_t id = 0;
   std::uint64_t first_page = 0;
   std::vector<PageHandle> pages;
-  std::uint64_t size = 0;  // resize: the new one
+  std::uint64_t size = 0;  // resize: the new one; allocate: at least this one
 
+  bool sets_size() const { return kind == Kind::resize || kind == Kind::allocate; }
   void apply(Content& content) const;
   std::uint64_t end() const { return (first_page + pages.size()) * kPageSize; }
   bool touches(std::uint64_t first, std::uint64_t end_page) const {
@@ -82,7 +83,10 @@ struct Node {
   SimFault fault;
   std::set<SimMishap> armed;      // each waits for the next call that can have it
   std::deque<RecentWrite> recent_writes;
+  std::vector<bool> written;      // pages that a write ever reached; others are space at most
 
+  /// Whether a write of these pages has space to convert, or to find, before it can be durable.
+  bool is_raw(std::uint64_t first_page, std::uint64_t end_page) const;
   void land(const Change& change);
   void note_written(const Change& change, TimePoint at);
   /// Of a write that failed. What reads see of it a sync makes durable, as of any other.

@@ -149,6 +149,31 @@ TEST_F(SimDiskTest, FaultsAndLimits) {
   EXPECT_NE(open({.exclusive = true}), nullptr);
 }
 
+// Goal: reserved space is taken from the disk at once, reads as zeros, and stays when it is synced; what is
+// written there and not synced is as uncertain as anywhere.
+TEST_F(SimDiskTest, SpaceIsReserved) {
+  const std::unique_ptr<File> file = open();
+  const AlignedBuffer bytes = filled(kPageSize, 'x');
+  disk_.set_options({.capacity = 4 * kPageSize});
+  EXPECT_EQ(sim_.run(file->allocate(kPageSize, 4 * kPageSize)).code(), Errc::out_of_space);
+  EXPECT_EQ(file->size(), 0U);
+  ASSERT_TRUE(sim_.run(file->allocate(0, 4 * kPageSize)));
+  ASSERT_TRUE(sim_.run(file->allocate(0, kPageSize)));  // never shorter
+  EXPECT_EQ(file->size(), 4 * kPageSize);
+  ASSERT_TRUE(sim_.run(file->sync()));
+  disk_.set_options({.capacity = kPageSize});
+  ASSERT_TRUE(sim_.run(file->write_durably({.offset = kPageSize, .parts = {bytes.bytes()}})));
+  EXPECT_EQ(disk_.raw_sync_count(), 1U);
+  ASSERT_TRUE(sim_.run(file->write_durably({.offset = kPageSize, .parts = {bytes.bytes()}})));
+  EXPECT_EQ(disk_.raw_sync_count(), 1U);
+  ASSERT_TRUE(sim_.run(file->write(2 * kPageSize, {bytes.bytes()})));
+  Random random(1);
+  disk_.crash(random);
+  EXPECT_EQ(disk_.size_of("f"), 4 * kPageSize);
+  EXPECT_EQ(at(kPageSize), 'x');
+  EXPECT_EQ(disk_.contents("f", 3 * kPageSize, kPageSize), std::string(kPageSize, '\0'));
+}
+
 TEST_F(SimDiskTest, SmallFilesAndDirectories) {
   EXPECT_EQ(sim_.run(disk_.write_file("d/a", "1")).code(), Errc::not_found);
   ASSERT_TRUE(sim_.run(disk_.make_directories("d/e")));
