@@ -176,6 +176,7 @@ Task<void> MmapStore::store_own_slot(BlockRef ref, SharedBytes bytes, PutOptions
   const std::shared_ptr<Completion> completion = entry.completion;
   enqueue(std::move(entry));
   Result<void> result = co_await await_completion(completion);
+  if (result.has_value() && bytes.size() == options_.block_size) slots_.set_written(*slot);
   if (AGRO_MUTANT(kIndexBeforeData) && result) result = co_await file_->write(write);
   // Refused by a fence: no record names the slot. After an I/O error one may.
   if (!result.has_value() && !failed_.has_value()) slots_.set_use(*slot, SlotUse::free);
@@ -339,6 +340,8 @@ namespace {
 /// Foreign labels lie in the first bytes of a device or in the last: partition tables, RAID members.
 constexpr std::uint64_t kFirstBytes = 16 * kMiB;
 constexpr std::uint64_t kLastBytes = kMiB;
+/// Space that is written before the log needs it.
+constexpr std::uint64_t kLogAhead = 8 * kMiB;
 
 /// Nothing may take the device for what it was.
 Task<void> wipe_the_end(File& file) {
@@ -500,9 +503,14 @@ Task<std::unique_ptr<BlockStore>> open_in(Env& env, StoreOptions options,
   }
   AGRO_CO_TRY_OK(check_identity(superblocks.best, options));
   AGRO_CO_TRY(RecoveredStore recovered, co_await recover_store(*file, superblocks, name));
-  const std::uint32_t count_max = slots_in(options.size, options.block_size);
-  const std::uint32_t count = slots_in(file->size(), options.block_size);
-  AGRO_CO_TRY(SlotTable slots, recover_slots(recovered, count, count_max, name));
+  SlotCounts counts;
+  counts.grown = slots_in(file->size(), options.block_size);
+  counts.max = slots_in(options.size, options.block_size);
+  // A device has no space that was never written, as far as we know; nor has what was just made.
+  if (superblocks.blank || !options.device.empty()) counts.written = counts.grown;
+  counts.log_ahead = static_cast<std::uint32_t>(
+      std::max<std::uint64_t>(2, std::min(kLogAhead, options.grow_step_max / 16) / options.block_size));
+  AGRO_CO_TRY(SlotTable slots, recover_slots(recovered, counts, name));
   std::vector<StoreRecord> restated = std::move(recovered.restated);
   const bool rewrite = !recovered.superblocks_equal;
   auto store = std::make_unique<MmapStore>(env, options, std::move(file), std::move(recovered),

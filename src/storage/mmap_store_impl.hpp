@@ -129,6 +129,8 @@ class MmapStore final : public BlockStore {
   Job grow_again();
   Job grow();
   Task<void> grow_once();
+  Job prepare_log();
+  Task<void> prepare_some();
   bool wants_checkpoint() const;
   bool wants_space() const;
   Job upkeep();
@@ -176,6 +178,7 @@ class MmapStore final : public BlockStore {
 
   Event progress_;  // something ended: space may be free, a ref may no longer be busy
   bool growing_ = false;
+  bool preparing_ = false;
   bool keeping_up_ = false;
   std::uint32_t space_waiter_count_ = 0;
   bool reclaim_exhausted_ = false;

@@ -1,5 +1,5 @@
-// What keeps a MmapStore going: it grows the file ahead of use, writes the index so that the log can
-// be forgotten, and empties sparse log slots when free ones run low.
+// What keeps a MmapStore going: it grows the file ahead of use, writes zeros where the log will go, writes
+// the index so that the log can be forgotten, and empties sparse log slots when free ones run low.
 #include <algorithm>
 #include <set>
 
@@ -81,6 +81,10 @@ void MmapStore::after_change() {
     growing_ = true;
     tasks_.spawn(grow());
   }
+  if (!closing_ && !preparing_ && slots_.wants_log_slots()) {
+    preparing_ = true;
+    tasks_.spawn(prepare_log());
+  }
   if (!closing_ && !keeping_up_ && (wants_checkpoint() || wants_space())) {
     keeping_up_ = true;
     tasks_.spawn(upkeep());
@@ -132,8 +136,6 @@ Job MmapStore::grow() {
 }
 
 Task<void> MmapStore::grow_once() {
-  constexpr std::uint64_t kZerosSize = 256 * kKiB;
-  constexpr std::uint64_t kWriteSize = 2 * kMiB;
   const std::uint64_t block_size = options_.block_size;
   const std::uint32_t old_count = slots_.grown_count();
   const std::uint64_t step = std::clamp(old_count * block_size,
@@ -141,24 +143,22 @@ Task<void> MmapStore::grow_once() {
                                         options_.grow_step_max);
   const auto step_slots = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, step / block_size));
   const std::uint32_t new_count = std::min(growth_limit(), old_count + step_slots);
-  AlignedBuffer zeros(kZerosSize);
-  std::memset(zeros.data(), 0, zeros.size());
   std::uint64_t at = offset_of(old_count);
   const std::uint64_t end = offset_of(new_count);
-  Result<void> written;
-  while (at < end && written.has_value()) {
-    const std::uint64_t chunk = std::min(kWriteSize, end - at);
-    std::vector<ConstBytes> parts;
-    for (std::uint64_t done = 0; done < chunk; done += kZerosSize) {
-      parts.push_back(zeros.bytes().first(std::min(kZerosSize, chunk - done)));
+  // What a full file system has no room for it may have in halves.
+  Result<void> reserved;
+  for (std::uint64_t chunk = end - at; at < end && chunk >= kPageSize;) {
+    const std::uint64_t size = std::min(chunk, end - at);
+    reserved = co_await file_->allocate(at, size);
+    if (reserved.has_value()) {
+      at += size;
+    } else if (reserved.code() == Errc::out_of_space) {
+      chunk = round_down(chunk / 2, kPageSize);
+    } else {
+      co_return fail(poison(std::move(reserved).error()));
     }
-    written = co_await file_->write(at, std::move(parts));
-    if (!written.has_value()) break;
-    bytes_written_ += chunk;
-    at += chunk;
   }
-  const bool full = written.code() == Errc::out_of_space;
-  if (!written.has_value() && !full) co_return fail(poison(std::move(written).error()));
+  const bool full = at < end;
   if (full) {
     const std::uint64_t kept = at - std::min(at - offset_of(old_count), kLeftToOthers);
     at = offset_of(slots_in(kept, options_.block_size));
@@ -175,10 +175,43 @@ Task<void> MmapStore::grow_once() {
     if (slots_.grown_count() == growth_limit()) file_system_full_ = false;
     co_return Result<void>();
   }
-  log_warning("{} cannot grow: {}", file_name(), written.error().message);
+  log_warning("{} cannot grow: {}", file_name(), reserved.error().message);
   grow_again_at_ = env_.clock.now() + kGrowAgainAfter;
   if (!std::exchange(file_system_full_, true)) tasks_.spawn(grow_again());
-  co_return fail(std::move(written).error());
+  co_return fail(std::move(reserved).error());
+}
+
+Job MmapStore::prepare_log() {
+  co_await yield_to_loop();
+  while (!failed_.has_value() && !closing_ && slots_.wants_log_slots()) {
+    const Result<void> prepared = co_await prepare_some();
+    if (!prepared.has_value()) break;
+  }
+  preparing_ = false;
+  progress_.notify_all();
+}
+
+/// Writes zeros into slots for the log: a sync of what is written there later has no extents to convert.
+Task<void> MmapStore::prepare_some() {
+  constexpr std::size_t kZerosSize = 64 * kKiB;
+  constexpr std::size_t kSlotsAtOnce = 8;
+  AlignedBuffer zeros(kZerosSize);
+  std::memset(zeros.data(), 0, zeros.size());
+  std::vector<std::uint32_t> slots;
+  Result<void> result;
+  while (slots.size() < kSlotsAtOnce && result.has_value()) {
+    const std::optional<std::uint32_t> slot = slots_.begin_preparing();
+    if (!slot.has_value()) break;
+    slots.push_back(*slot);
+    result = co_await file_->write(offset_of(*slot), std::vector<ConstBytes>(options_.block_size / kZerosSize, zeros.bytes()));
+    bytes_written_ += options_.block_size;
+  }
+  if (result.has_value()) result = co_await file_->sync();
+  if (!result.has_value()) co_return fail(poison(std::move(result).error()));
+  ++sync_count_;
+  for (const std::uint32_t slot : slots) slots_.end_preparing(slot);
+  progress_.notify_all();
+  co_return Result<void>();
 }
 
 // Checkpoints

@@ -282,8 +282,7 @@ Task<RecoveredStore> recover_store(File& file, Superblocks superblocks, std::str
   co_return std::move(store);
 }
 
-Result<SlotTable> recover_slots(const RecoveredStore& store, std::uint32_t slot_count,
-                                std::uint32_t slot_count_max, const std::string& name) {
+Result<SlotTable> recover_slots(const RecoveredStore& store, SlotCounts counts, const std::string& name) {
   std::uint32_t highest = store.position.next_slot;
   for (const std::uint32_t slot : store.checkpoint_slots) highest = std::max(highest, slot);
   for (const std::uint32_t slot : store.log_slots) highest = std::max(highest, slot);
@@ -292,17 +291,19 @@ Result<SlotTable> recover_slots(const RecoveredStore& store, std::uint32_t slot_
       highest = std::max(highest, location.slot);
     });
   }
-  if (highest >= slot_count_max) {
+  if (highest >= counts.max) {
     const std::uint64_t needed = slot_offset(highest + 1, store.superblock.block_size);
     return fail(Errc::invalid_argument,
                 fmt::format("{} holds data up to {} bytes: give a size of at least {}", name, needed,
                             format_size(round_up(needed, kMiB))));
   }
-  SlotTable slots(slot_count_max);
-  slots.grow_to(std::min(slot_count, slot_count_max));
+  SlotTable slots(counts.max, counts.log_ahead);
+  slots.grow_to(std::min(counts.grown, counts.max));
+  for (std::uint32_t slot = 0; slot < std::min(counts.written, slots.grown_count()); ++slot) slots.set_written(slot);
   const auto claim = [&](std::uint32_t slot, SlotUse use) {
     if (slots.use(slot) != SlotUse::free) return false;
     slots.claim(slot, use);
+    if (use == SlotUse::log || use == SlotUse::segment) slots.set_written(slot);
     return true;
   };
   bool good = claim(store.position.next_slot, SlotUse::log);
@@ -314,7 +315,7 @@ Result<SlotTable> recover_slots(const RecoveredStore& store, std::uint32_t slot_
         good &= claim(location.slot, SlotUse::block);
         return;
       }
-      if (slots.use(location.slot) == SlotUse::free) slots.claim(location.slot, SlotUse::segment);
+      if (slots.use(location.slot) == SlotUse::free) claim(location.slot, SlotUse::segment);
       const SlotUse use = slots.use(location.slot);
       good &= use == SlotUse::log || use == SlotUse::segment;
       slots.add_live(location.slot, pages_of(location.size));

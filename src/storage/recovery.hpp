@@ -41,10 +41,16 @@ Task<Superblocks> read_superblocks(File& file, std::string name);
 /// Everything after the superblock. Errors: corrupt, io_error.
 Task<RecoveredStore> recover_store(File& file, Superblocks superblocks, std::string name);
 
-/// The use of each slot, from what recovery found. Errors: corrupt; invalid_argument (the store may
-/// use `slot_count_max` slots and holds more).
-Result<SlotTable> recover_slots(const RecoveredStore& store, std::uint32_t slot_count,
-                                std::uint32_t slot_count_max, const std::string& name);
+struct SlotCounts {
+  std::uint32_t grown = 0;      // that the file holds
+  std::uint32_t max = 0;        // that the store may use
+  std::uint32_t written = 0;    // so many, the first, were written, whatever is in them now
+  std::uint32_t log_ahead = 0;  // free ones that are left to the log
+};
+
+/// The use of each slot, from what recovery found. Those of the log count as written.
+/// Errors: corrupt; invalid_argument (the store holds more than it may use).
+Result<SlotTable> recover_slots(const RecoveredStore& store, SlotCounts counts, const std::string& name);
 
 /// Slots that a file of `size` bytes holds.
 std::uint32_t slots_in(std::uint64_t size, std::uint32_t block_size);

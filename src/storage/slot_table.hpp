@@ -1,10 +1,12 @@
-// Slots of a store file: what each is used for, which are free, which are being read.
+// Slots of a store file: what each is used for, which are free, which are being read, which were written.
 //
 // Invariants: a slot is free only when nothing durable needs it and nobody reads it. take() gives
-// the lowest free slot. Slots from grown_count() on are not in the file yet.
+// the lowest free slot, but leaves some that were written to the log: syncing them is fast. Slots from
+// grown_count() on are not in the file yet.
 // Threading: one loop.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <unordered_map>
@@ -22,10 +24,29 @@ enum class SlotUse : std::uint8_t {
   checkpoint,  // part of an index checkpoint
 };
 
+/// A set of slots that gives its lowest.
+class SlotSet {
+ public:
+  void resize(std::uint32_t slot_limit) { bits_.resize((std::size_t{slot_limit} + 63) / 64); }
+  void add(std::uint32_t slot);
+  void remove(std::uint32_t slot);
+  /// Shape: not empty.
+  std::uint32_t lowest();
+  std::uint32_t count() const { return count_; }
+  std::uint64_t memory() const { return bits_.capacity() * sizeof(std::uint64_t); }
+
+ private:
+  std::vector<std::uint64_t> bits_;
+  std::size_t hint_ = 0;  // none in a word before this one
+  std::uint32_t count_ = 0;
+};
+
 class SlotTable {
  public:
-  /// `slot_count_max` is what the store's size allows.
-  explicit SlotTable(std::uint32_t slot_count_max) : count_max_(slot_count_max) {}
+  /// `slot_count_max` is what the store's size allows; up to `log_slots_ahead` free slots that were
+  /// written are left to the log.
+  SlotTable(std::uint32_t slot_count_max, std::uint32_t log_slots_ahead)
+      : count_max_(slot_count_max), log_slots_ahead_(log_slots_ahead) {}
 
   std::uint32_t count_max() const { return count_max_; }
   std::uint32_t grown_count() const { return static_cast<std::uint32_t>(slots_.size()); }
@@ -33,14 +54,26 @@ class SlotTable {
   void grow_to(std::uint32_t count);
   void set_count_max(std::uint32_t count) { count_max_ = count; }
 
-  std::uint32_t free_grown_count() const { return free_grown_count_; }
+  /// Those that take() can give now.
+  std::uint32_t free_grown_count() const { return raw_.count() + written_.count(); }
   std::uint32_t free_count() const {
-    return free_grown_count_ + (count_max_ > grown_count() ? count_max_ - grown_count() : 0);
+    return free_grown_count() + preparing_count_ +
+           (count_max_ > grown_count() ? count_max_ - grown_count() : 0);
   }
   std::uint32_t count(SlotUse use) const { return counts_[static_cast<std::size_t>(use)]; }
 
-  /// The lowest free slot, now used for `use`; nullopt when the file must grow first.
+  /// The lowest free slot, now used for `use`; nullopt when the file must grow first. The log gets one
+  /// that was written if there is one, others only what is beyond the log's share of those, or the last.
   std::optional<std::uint32_t> take(SlotUse use);
+  /// All of the slot was written since the file grew: syncs of it cost no more than the data.
+  void set_written(std::uint32_t slot);
+  /// Few are left for the log, and there are others that could be written.
+  bool wants_log_slots() const {
+    return written_.count() <= log_share() / 2 && raw_.count() > 0;
+  }
+  /// Takes a free slot to write zeros over it; nullopt when the log has its share. It still counts as free.
+  std::optional<std::uint32_t> begin_preparing();
+  void end_preparing(std::uint32_t slot);
   SlotUse use(std::uint32_t slot) const { return slots_[slot].use; }
   /// Changes the use of a slot that is not free; `free` gives it back, at the last unpin().
   void set_use(std::uint32_t slot, SlotUse use);
@@ -66,16 +99,23 @@ class SlotTable {
  private:
   struct Slot {
     SlotUse use = SlotUse::free;
-    bool leaving = false;  // free once unpinned
+    bool leaving : 1 = false;  // free once unpinned
+    bool written : 1 = false;
     std::uint16_t live_pages = 0;
   };
-  void mark_free(std::uint32_t slot);
+  static_assert(sizeof(Slot) == 4);
+  /// Of a small store not all is for the log.
+  std::uint32_t log_share() const {
+    return std::min(log_slots_ahead_, std::max(2U, grown_count() / 8));
+  }
+  SlotSet& free_set(std::uint32_t slot) { return slots_[slot].written ? written_ : raw_; }
 
   std::uint32_t count_max_;
+  std::uint32_t log_slots_ahead_;
   std::vector<Slot> slots_;
-  std::vector<std::uint64_t> free_bits_;
-  std::size_t free_hint_ = 0;  // no free slot in a word before this one
-  std::uint32_t free_grown_count_ = 0;
+  SlotSet raw_;      // free, space only
+  SlotSet written_;  // free, and was written
+  std::uint32_t preparing_count_ = 0;
   std::uint64_t live_page_count_ = 0;
   std::uint32_t counts_[5] = {};
   std::unordered_map<std::uint32_t, std::uint32_t> pins_;
