@@ -39,6 +39,7 @@ Task<std::uint32_t> MemoryBackend::write(BlockRef ref, SharedBytes block, WriteO
   if (!options.repair && ref.epoch < blocks_.fences[ref.volume]) {
     co_return fail(Errc::fenced, "fenced");
   }
+  if (options.keep && ref.type == BlockType::data) blocks_.kept += copy.size();
   const std::uint64_t limit =
       options.reserve ? blocks_.capacity : blocks_.capacity - blocks_.reserve;
   if (blocks_.used() + copy.size() > limit) co_return fail(Errc::out_of_space, "full");

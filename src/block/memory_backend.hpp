@@ -18,6 +18,7 @@ struct MemoryBlocks {
   std::map<VolumeId, Epoch> fences;
   std::uint64_t capacity = UINT64_MAX;  // bytes, beyond which writes get out_of_space
   std::uint64_t reserve = 0;            // bytes of it for reserved writes only
+  std::uint64_t kept = 0;               // bytes of data blocks that came with WriteOptions::keep
   std::uint64_t used() const;
 };
 

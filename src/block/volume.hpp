@@ -193,7 +193,7 @@ class Volume final : public BlockDevice {
   Task<void> mark_sectors(std::uint64_t lba, std::uint64_t count, ExtentKind kind);
   void seal();
   void send(SegmentBuilder& builder, BlockId id, std::uint16_t flags, bool reserve);
-  Job write_block(std::uint64_t sequence, SharedBytes block, bool reserve);
+  Job write_block(std::uint64_t sequence, SharedBytes block, WriteOptions write_options);
   void block_is_durable(std::uint64_t sequence);
   Task<void> wait_durable(std::uint64_t sequence);
   void fail_device(const Error& error);

@@ -77,7 +77,7 @@ class VolumeFixture {
   /// Opens under the next epoch. The old volume must be closed or crashed.
   Result<void> open() {
     ++epoch;
-    backend = std::make_unique<MemoryBackend>(blocks, loop.clock(), random.next(), kBlockSizeMin);
+    backend = std::make_unique<MemoryBackend>(blocks, loop.clock(), random.next(), block_size);
     lease = std::make_unique<TestLease>(head, Epoch{epoch});
     Result<std::unique_ptr<Volume>> opened = loop.run(
         Volume::open(env, *backend, *parse_blockset_spec(spec), kVolume, size_bytes, head,
@@ -109,6 +109,7 @@ class VolumeFixture {
   SimNetwork network{loop.executor(), loop.clock(), Random(2)};
   Env env{loop.executor(), loop.clock(), random, disk, network.host("client"), offload, metrics};
   std::uint64_t size_bytes;
+  std::uint32_t block_size = kBlockSizeMin;
   std::uint64_t epoch = 0;
   const char* spec = "crc,base";
   VolumeOptions options;

@@ -6,6 +6,16 @@
 #include "block/volume.hpp"
 
 namespace agro {
+namespace {
+
+/// Whether it was written in long runs. So it will be read, fast enough from the disk; memory is for what is
+/// read in small pieces, and filling the page cache costs more than writing past it.
+bool is_stream(const SegmentBuilder& segment) {
+  constexpr std::size_t kLongRun = 16;
+  return segment.sector_count() >= kLongRun * segment.extents().size();
+}
+
+}  // namespace
 
 bool Volume::is_usable() const { return !failed_ && !stopping_jobs_ && lease_.valid(); }
 
@@ -196,17 +206,18 @@ void Volume::send(SegmentBuilder& builder, BlockId id, std::uint16_t flags, bool
   in_flight_.push_back({sequence, id, buffer, size, false});
   log_bytes_ += size;
   ++log_blocks_;
-  jobs_.spawn(write_block(sequence, {buffer, buffer->bytes().first(size)}, reserve));
+  WriteOptions write_options;
+  write_options.reserve = reserve;
+  write_options.keep = (flags & kSegmentByCleaner) != 0 || !is_stream(builder);
+  jobs_.spawn(write_block(sequence, {buffer, buffer->bytes().first(size)}, write_options));
   if (!short_of_space_ && !has_space_for_in_flight(0)) note_space_shortage();
   if (checkpoint_is_due()) checkpoint_wanted_.notify_all();
 }
 
-Job Volume::write_block(std::uint64_t sequence, SharedBytes block, bool reserve) {
+Job Volume::write_block(std::uint64_t sequence, SharedBytes block, WriteOptions write_options) {
   const BlockRef ref{id_, lease_.epoch(), sequence, BlockType::data};
   Duration pause = options_.retry_after;
   while (!stopping_jobs_) {
-    WriteOptions write_options;
-    write_options.reserve = reserve;
     const Result<void> written = co_await store_block(ref, block, write_options);
     if (written.has_value()) {
       suspended_.reset();
@@ -220,12 +231,12 @@ Job Volume::write_block(std::uint64_t sequence, SharedBytes block, bool reserve)
     }
     if (!suspended_) log_warning("volume {}: writes wait: {}", id_.value, error.to_string());
     suspended_ = error;
-    if (error.code == Errc::out_of_space && !reserve) {
+    if (error.code == Errc::out_of_space && !write_options.reserve) {
       // The checkpoint that frees space must wait for this block: it goes into the reserve, and
       // users wait until there is space again.
       space_known_at_ = env_.clock.now() + kSpaceIsTold;
       note_space_shortage();
-      reserve = true;
+      write_options.reserve = true;
       continue;
     }
     co_await wait_until(backend_.peers_changed(), env_.clock, env_.clock.now() + pause);

@@ -26,6 +26,24 @@ std::vector<std::byte> read_all(VolumeFixture& fixture) {
   return bytes;
 }
 
+// Goal: peers keep in memory what is written in small pieces, and not what is written in long runs.
+TEST(VolumeTest, StreamsAreNotKept) {
+  VolumeFixture fixture(1);
+  fixture.block_size = 256 * 1024;
+  ASSERT_TRUE(fixture.open().has_value());
+  const std::vector<std::byte> data = pattern(fixture.size_bytes, 1);
+  const std::span<const std::byte> bytes(data);
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->write(0, bytes)).has_value());
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+  EXPECT_LT(fixture.blocks.kept, fixture.size_bytes / 32);  // short ends
+  for (std::uint64_t offset = 0; offset < fixture.size_bytes; offset += 8 * kSectorSize) {
+    ASSERT_TRUE(fixture.loop.run(fixture.volume->write(offset, bytes.first(kSectorSize))).has_value());
+  }
+  ASSERT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+  EXPECT_GT(fixture.blocks.kept, fixture.size_bytes / 8);
+  ASSERT_TRUE(fixture.close().has_value());
+}
+
 // Goal: any mix of sizes and alignments reads back as from an array, over reopenings.
 TEST(VolumeTest, EqualsAnArray) {
   for (std::uint64_t seed = 1; seed <= 12; ++seed) {

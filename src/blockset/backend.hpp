@@ -41,6 +41,8 @@ struct WriteOptions {
   std::uint8_t min_copies = 0;
   /// So few were acknowledged before: do not wait for peers that are known to be silent.
   bool hasty = false;
+  /// It will be read in small pieces here and there: one peer keeps it in memory (PutOptions::keep).
+  bool keep = true;
 };
 
 struct ReadOptions {

@@ -30,7 +30,7 @@ Job Distributor::write_attempt(std::shared_ptr<WriteOp> op, std::size_t index) {
   const PeerPtr state = op->attempts[index].state;
   state->requests.add();
   PeerWrite request = op->request;
-  request.keep = index == 0;  // reads ask it first
+  request.keep = request.keep && index == 0;  // reads ask it first
   const TimePoint deadline = env_.clock.now() + options_.write_limit;
   const Result<void> written = co_await state->peer->write(std::move(request), deadline);
   note(*state, written.code());
@@ -143,6 +143,7 @@ Task<std::uint32_t> Distributor::write_once(BlockRef ref, SharedBytes block, Wri
   op->request.checksummed = options.checksummed;
   op->request.reserve = options.reserve;
   op->request.repair = options.repair;
+  op->request.keep = options.keep;
   op->request.ring_version = ring_ == nullptr ? 0 : ring_->version();
   op->wanted = options.copy_count != 0 ? options.copy_count : copy_count();
   op->least = options.min_copies != 0 ? std::min<std::uint32_t>(options.min_copies, op->wanted)
