@@ -17,7 +17,7 @@ constexpr double kRatioIdle = 1.25;     // stored / live, above which an idle vo
 constexpr double kRatioBusy = 2.0;      // the same while users write
 constexpr double kRatioUrgent = 1.05;   // when the peers run out of space
 constexpr std::uint64_t kSmallBlocksIdle = 256;   // blocks beyond what the data needs
-constexpr std::uint64_t kSmallBlocksBusy = 8192;
+constexpr std::uint64_t kSmallBlocksBusy = 65536;  // some 20 s of writes with a flush after each
 constexpr std::uint64_t kSlackBlocks = 16;        // garbage that is not worth a look
 constexpr std::uint32_t kBlocksAtOnce = 4;        // full output blocks per round
 constexpr std::uint32_t kBlocksAtOnceShort = 2;   // the same when only the reserve is left
@@ -46,7 +46,7 @@ bool Volume::cleaning_is_needed() const {
   if (static_cast<double>(stored) > limit + static_cast<double>(kSlackBlocks * sectors_per_block)) {
     return true;
   }
-  const std::uint64_t small_allowed = is_busy() ? kSmallBlocksBusy : kSmallBlocksIdle;
+  const std::uint64_t small_allowed = is_busy() && !is_space_scarce() ? kSmallBlocksBusy : kSmallBlocksIdle;
   const std::uint64_t block_count = map_.block_count() - map_.dead_count();
   return block_count > 2 * stored / sectors_per_block + small_allowed;
 }
