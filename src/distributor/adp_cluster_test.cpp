@@ -335,6 +335,13 @@ TEST_F(RealSocketTest, UnixSocketAndLocalPeer) {
     ASSERT_EQ(read->size(), block.size());
     EXPECT_EQ(std::memcmp(read->bytes.data(), block.bytes.data(), block.size()), 0);
   }
+  // What was verified in this process is not verified again, as long as it does not leave it.
+  PeerWrite wrong{ref_of(101), make_block(ref_of(100), 5000), true};
+  const TimePoint deadline = clock_.now() + seconds(5);
+  EXPECT_EQ(run(local->write(wrong, deadline)).code(), Errc::corrupt);
+  wrong.verified = true;
+  EXPECT_EQ(run(peer->write(wrong, deadline)).code(), Errc::corrupt);
+  EXPECT_TRUE(run(local->write(wrong, deadline)).has_value());
   EXPECT_TRUE(run(stop_all(distributor, *peer, server)).has_value());
   EXPECT_FALSE(std::filesystem::exists(address.path));
   std::filesystem::remove_all(directory);

@@ -144,6 +144,7 @@ Task<std::uint32_t> Distributor::write_once(BlockRef ref, SharedBytes block, Wri
   op->request.reserve = options.reserve;
   op->request.repair = options.repair;
   op->request.keep = options.keep;
+  op->request.verified = options.checksummed;  // by the crc layer above us
   op->request.ring_version = ring_ == nullptr ? 0 : ring_->version();
   op->wanted = options.copy_count != 0 ? options.copy_count : copy_count();
   op->least = options.min_copies != 0 ? std::min<std::uint32_t>(options.min_copies, op->wanted)

@@ -27,6 +27,9 @@ struct PeerWrite {
   bool reserve = false;      // PutOptions::reserve
   bool repair = false;       // BlockStore::repair
   bool keep = false;         // PutOptions::keep
+  /// Its trailer was made or verified in this process, and nothing has touched the bytes since: a peer in the
+  /// same process need not verify them again. It goes over no wire.
+  bool verified = false;
   /// Of the ring the writer placed it by; a peer that knows a newer one answers stale_ring.
   std::uint64_t ring_version = 0;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/parallel.hpp"
 #include "blockset/crc.hpp"
 
 namespace agro {
@@ -177,7 +178,15 @@ Task<void> PeerService::read_stored(BlockRef ref, std::uint32_t offset, MutableB
     if (!size.has_value()) co_return fail(Errc::not_found, ref.to_string() + ": not here");
     AGRO_CO_TRY(const CrcRange range, crc_range(*size, offset, out.size()));
     page_crcs->resize(range.count);
-    AGRO_CO_TRY_OK(co_await store_.read(ref, range.position, bytes_of(*page_crcs)));
+    const MutableBytes crcs = bytes_of(*page_crcs);
+    const std::optional<Result<void>> at_once = store_.try_read(ref, range.position, crcs);
+    if (!at_once.has_value()) {
+      // Both may take the disk a while, and they lie apart.
+      co_return co_await for_each_parallel(2, 2, [&](std::size_t index) {
+        return index == 0 ? store_.read(ref, range.position, crcs) : store_.read(ref, offset, out);
+      });
+    }
+    AGRO_CO_TRY_OK(*at_once);
   }
   co_return co_await store_.read(ref, offset, out);
 }
@@ -223,6 +232,7 @@ Result<void> LocalPeer::check_open() const {
 Task<void> LocalPeer::write(PeerWrite request, TimePoint) {
   AGRO_CO_TRY_OK(check_open());
   const std::shared_ptr<PeerService> service = service_;
+  if (request.verified) request.checksummed = false;
   co_return co_await service->write(std::move(request));
 }
 
