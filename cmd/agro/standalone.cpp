@@ -9,6 +9,7 @@
 
 #include "base/log.hpp"
 #include "base/units.hpp"
+#include "block/map_memory.hpp"
 #include "blockset/blockset.hpp"
 #include "common/program.hpp"
 #include "common/serving.hpp"
@@ -223,6 +224,7 @@ Task<void> start_all(SystemEnv& system, Standalone& node, StandaloneOptions& opt
   manager.holder = holder_name("agro standalone");
   manager.volume.read_cache_size = options.read_cache;
   manager.volume.in_flight_size_max = options.write_buffer;
+  manager.volume.map_memory = std::make_shared<MapMemory>(options.map_memory);
   AGRO_CO_TRY(node.serving, co_await Serving::start(env, *node.kv, std::move(manager)));
   for (const std::unique_ptr<PeerNode>& peer : node.peers) {
     node.serving->cluster().add_local_peer(peer->service());

@@ -23,6 +23,7 @@ struct StandaloneOptions {
   std::vector<std::string> http;      // beside DIR/metrics.sock
   std::vector<std::string> create_volumes;  // NAME=SIZE, when there is none of that name
   std::uint64_t read_cache = 0;       // bytes
+  std::uint64_t map_memory = 0;       // bytes
   std::uint64_t write_buffer = 0;     // bytes
   BackgroundOptions background;
 };

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "base/units.hpp"
+#include "block/map_memory.hpp"
 #include "common/program.hpp"
 #include "common/serving.hpp"
 #include "metadata/measured_kv.hpp"
@@ -19,6 +20,7 @@ struct ServeOptions {
   std::vector<std::string> force_recovery;
   std::uint64_t read_cache = 64 * kMiB;
   std::uint64_t write_buffer = 64 * kMiB;
+  std::uint64_t map_memory = kMapMemoryDefault;
 };
 
 Result<std::vector<Address>> parse_all(const std::vector<std::string>& texts) {
@@ -47,6 +49,7 @@ Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
   manager.force_recovery.insert(options.force_recovery.begin(), options.force_recovery.end());
   manager.volume.read_cache_size = options.read_cache;
   manager.volume.in_flight_size_max = options.write_buffer;
+  manager.volume.map_memory = std::make_shared<MapMemory>(options.map_memory);
   AGRO_CO_TRY(const std::unique_ptr<Serving> serving,
               co_await Serving::start(system.env(), kv, std::move(manager)));
   Result<void> outcome = co_await check_volumes(*serving, options.volumes);
@@ -99,6 +102,9 @@ int run(int argc, char** argv) {
       ->allow_extra_args(false);
   add_size_option(*serve_command, "--read-cache", options.read_cache,
                   "memory per open volume for sectors read (default 64MiB)");
+  add_size_option(*serve_command, "--map-memory", options.map_memory,
+                  "memory for the maps of all open volumes together, whose pages are loaded when "
+                  "they are needed (default 256MiB)");
   add_size_option(*serve_command, "--write-buffer", options.write_buffer,
                   "memory per open volume for writes on their way (default 64MiB)");
   Duration busy_poll;

@@ -31,6 +31,14 @@ SimCluster::SimCluster(std::uint64_t seed, Options options)
   volume_options.in_flight_size_max = 1024 * 1024;
   volume_options.read_cache_size = 32 * 4096;
   volume_options.close_deadline = std::chrono::seconds(1);
+  // Not of `random`: what else a seed does stays as it is. Of no size at all, every clean page goes.
+  constexpr std::uint64_t kMapMemorySalt = 0x6D61702070616765;
+  Random of_map(seed ^ kMapMemorySalt);
+  constexpr std::size_t kMapMemoryMost = 8192;
+  if (of_map.chance(2, 3)) {
+    volume_options.map_memory = std::make_shared<MapMemory>(
+        of_map.chance(1, 2) ? 0 : of_map.below(kMapMemoryMost));
+  }
   for (std::uint32_t index = 0; index < options.peer_count; ++index) {
     hosts_.push_back(make_host(peer_name(index)));
   }

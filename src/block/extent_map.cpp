@@ -27,7 +27,8 @@ static_assert(sizeof(PageHeader) == 8 && sizeof(PageRun) == 12);
 
 ExtentMap::ExtentMap(std::uint64_t sector_count)
     : sector_count_(sector_count),
-      pages_(round_up(sector_count, kSectorsPerPage) / kSectorsPerPage) {}
+      pages_(round_up(sector_count, kSectorsPerPage) / kSectorsPerPage),
+      absent_(pages_.size(), false) {}
 ExtentMap::~ExtentMap() = default;
 ExtentMap::ExtentMap(ExtentMap&&) noexcept = default;
 ExtentMap& ExtentMap::operator=(ExtentMap&&) noexcept = default;
@@ -37,7 +38,11 @@ MapRun ExtentMap::lookup(std::uint64_t lba, std::uint32_t count_max) const {
   const auto limit = static_cast<std::uint32_t>(
       std::min<std::uint64_t>({count_max, left_in_page(lba), sector_count_ - lba}));
   const Page* page = pages_[page_of(lba)].get();
-  if (page == nullptr) return {lba, limit, kHoleBlock, 0};
+  if (page == nullptr) {
+    AGRO_ASSERT(!absent_[page_of(lba)]);
+    return {lba, limit, kHoleBlock, 0};
+  }
+  page->used = true;
   const auto start = static_cast<std::uint32_t>(lba % kSectorsPerPage);
   if (page->flat != nullptr) {
     const FlatPage& flat = *page->flat;
@@ -66,11 +71,14 @@ void ExtentMap::assign(std::uint64_t lba, std::uint32_t count, BlockId block, st
   AGRO_ASSERT(count > 0);
   AGRO_ASSERT(count <= left_in_page(lba));
   AGRO_ASSERT(lba + count <= sector_count_);
-  std::unique_ptr<Page>& page = pages_[page_of(lba)];
+  Page* page = pages_[page_of(lba)].get();
   if (page == nullptr) {
+    AGRO_ASSERT(!absent_[page_of(lba)]);
     if (block == kHoleBlock) return;
-    page = std::make_unique<Page>();
+    page = &add_page(page_of(lba));
   }
+  page->used = true;
+  const std::size_t bytes_before = page_bytes(*page);
   const Run added{block, static_cast<std::uint16_t>(lba % kSectorsPerPage),
                   static_cast<std::uint16_t>(count), static_cast<std::uint16_t>(sector), 0};
   const std::uint64_t base = round_down(lba, kSectorsPerPage);
@@ -80,12 +88,10 @@ void ExtentMap::assign(std::uint64_t lba, std::uint32_t count, BlockId block, st
     assign_runs(*page, base, added, replaced);
     if (page->runs.size() > kRunCountMax) flatten(*page);
   }
-  if (block != kHoleBlock) mapped_sector_count_ += count;
+  memory_bytes_ = memory_bytes_ - bytes_before + page_bytes(*page);
 }
 
 void ExtentMap::count_replaced(const MapRun& run, std::vector<MapRun>& replaced) {
-  if (run.block == kHoleBlock) return;
-  mapped_sector_count_ -= run.count;
   if (has_sectors(run.block)) replaced.push_back(run);
 }
 
@@ -180,6 +186,7 @@ void ExtentMap::flatten(Page& page) {
 }
 
 void ExtentMap::runs_of_page(std::uint32_t page, std::vector<MapRun>& out) const {
+  AGRO_ASSERT(is_page_loaded(page));
   if (pages_[page] == nullptr) return;
   std::uint64_t lba = std::uint64_t{page} * kSectorsPerPage;
   const std::uint64_t end = std::min<std::uint64_t>(lba + kSectorsPerPage, sector_count_);
@@ -218,10 +225,9 @@ Result<void> ExtentMap::decode_page(std::uint32_t page_index, ConstBytes bytes) 
       bytes.size() != sizeof(PageHeader) + header.run_count * sizeof(PageRun)) {
     return damaged();
   }
-  auto page = std::make_unique<Page>();
-  page->runs.reserve(header.run_count);
+  std::vector<Run> runs;
+  runs.reserve(header.run_count);
   std::uint32_t previous_end = 0;
-  std::uint64_t mapped = 0;
   const std::uint64_t base = std::uint64_t{page_index} * kSectorsPerPage;
   for (std::uint32_t index = 0; index < header.run_count; ++index) {
     const auto run = load<PageRun>(bytes.subspan(sizeof(PageHeader) + index * sizeof(PageRun)));
@@ -231,24 +237,47 @@ Result<void> ExtentMap::decode_page(std::uint32_t page_index, ConstBytes bytes) 
                        (has_sectors(run.block) || run.block == kZeroBlock) &&
                        std::uint32_t{run.sector} + run.count <= 65536;
     if (!sound) return damaged();
-    page->runs.push_back({run.block, run.start, run.count, run.sector, 0});
+    runs.push_back({run.block, run.start, run.count, run.sector, 0});
     previous_end = end;
-    mapped += run.count;
   }
-  if (page->runs.size() > kRunCountMax) flatten(*page);
-  pages_[page_index] = std::move(page);
-  mapped_sector_count_ += mapped;
+  Page& page = add_page(page_index);
+  page.runs = std::move(runs);
+  if (page.runs.size() > kRunCountMax) flatten(page);
+  memory_bytes_ += page_bytes(page) - sizeof(Page);
   return {};
 }
 
-std::size_t ExtentMap::memory_bytes() const {
-  std::size_t total = pages_.capacity() * sizeof(pages_[0]);
-  for (const std::unique_ptr<Page>& page : pages_) {
-    if (page == nullptr) continue;
-    total += sizeof(Page) + page->runs.capacity() * sizeof(Run);
-    if (page->flat != nullptr) total += sizeof(FlatPage);
-  }
-  return total;
+std::size_t ExtentMap::page_bytes(const Page& page) {
+  return sizeof(Page) + page.runs.capacity() * sizeof(Run) +
+         (page.flat != nullptr ? sizeof(FlatPage) : 0);
+}
+
+ExtentMap::Page& ExtentMap::add_page(std::uint32_t index) {
+  pages_[index] = std::make_unique<Page>();
+  pages_[index]->place = static_cast<std::uint32_t>(resident_.size());
+  resident_.push_back(index);
+  absent_[index] = false;
+  memory_bytes_ += sizeof(Page);
+  return *pages_[index];
+}
+
+void ExtentMap::set_absent(std::uint32_t page) {
+  AGRO_ASSERT(pages_[page] == nullptr);
+  absent_[page] = true;
+}
+
+void ExtentMap::evict(std::uint32_t page) {
+  AGRO_ASSERT(pages_[page] != nullptr);
+  const Page& old = *pages_[page];
+  absent_[page] = old.flat != nullptr
+                      ? std::any_of(old.flat->block.begin(), old.flat->block.end(),
+                                    [](BlockId block) { return block != kHoleBlock; })
+                      : !old.runs.empty();
+  memory_bytes_ -= page_bytes(old);
+  pages_[resident_.back()]->place = old.place;
+  resident_[old.place] = resident_.back();
+  resident_.pop_back();
+  pages_[page].reset();
 }
 
 }  // namespace agro

@@ -4,13 +4,16 @@
 // each) or, beyond kRunCountMax runs, a flat table (6 bytes a sector). So a volume mapped in
 // sequence costs bytes per run, and one mapped wholly at random 6 bytes per sector.
 // Blocks are named by dense local ids (block/block_table.hpp).
+// A page may be absent: its contents are in the INode and must be loaded before it is looked at.
 // Invariants: runs are sorted, do not overlap, and neighbours that continue each other are one.
+// An absent page is never taken for a hole: looking at one is a broken contract.
 // Threading: one loop. Format of a page: docs/formats/inode.md, "Map pages".
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/bytes.hpp"
@@ -72,9 +75,25 @@ class ExtentMap {
   /// Replaces a page's contents. Errors: corrupt.
   Result<void> decode_page(std::uint32_t page, ConstBytes bytes);
 
-  std::uint64_t mapped_sector_count() const { return mapped_sector_count_; }
-  /// Bytes of memory that the map takes.
-  std::size_t memory_bytes() const;
+  /// Says that a page, which is new, has contents that are not here.
+  void set_absent(std::uint32_t page);
+  bool is_page_loaded(std::uint32_t page) const { return pages_[page] != nullptr || !absent_[page]; }
+  /// Whether [lba, lba + count) may be looked up and assigned. Shape: within the volume.
+  bool is_loaded(std::uint64_t lba, std::uint64_t count) const {
+    for (std::uint64_t page = lba / kSectorsPerPage; page * kSectorsPerPage < lba + count; ++page) {
+      if (!is_page_loaded(static_cast<std::uint32_t>(page))) return false;
+    }
+    return true;
+  }
+  /// Forgets what a page holds; unless that is nothing, it is absent. Shape: it is in the INode so.
+  void evict(std::uint32_t page);
+  /// Pages that take memory, in no order.
+  const std::vector<std::uint32_t>& resident_pages() const { return resident_; }
+  /// Whether the page was used since the last call: the CLOCK's second chance.
+  bool take_used(std::uint32_t page) { return std::exchange(pages_[page]->used, false); }
+
+  /// Bytes of memory that the pages in memory take.
+  std::size_t memory_bytes() const { return memory_bytes_; }
 
  private:
   /// One run of a page in list form.
@@ -93,18 +112,24 @@ class ExtentMap {
   struct Page {
     std::vector<Run> runs;           // list form
     std::unique_ptr<FlatPage> flat;  // flat form; runs is empty then
+    std::uint32_t place = 0;         // in resident_
+    mutable bool used = true;
   };
   static constexpr std::size_t kRunCountMax = 512;
 
-  void assign_runs(Page& page, std::uint64_t base, Run added, std::vector<MapRun>& replaced);
-  void assign_flat(FlatPage& flat, std::uint64_t base, Run added, std::vector<MapRun>& replaced);
+  static void assign_runs(Page& page, std::uint64_t base, Run added, std::vector<MapRun>& replaced);
+  static void assign_flat(FlatPage& flat, std::uint64_t base, Run added, std::vector<MapRun>& replaced);
   static bool continues(const Run& left, const Run& right);
   static void flatten(Page& page);
-  void count_replaced(const MapRun& run, std::vector<MapRun>& replaced);
+  static void count_replaced(const MapRun& run, std::vector<MapRun>& replaced);
+  static std::size_t page_bytes(const Page& page);
+  Page& add_page(std::uint32_t index);
 
   std::uint64_t sector_count_ = 0;
-  std::uint64_t mapped_sector_count_ = 0;
   std::vector<std::unique_ptr<Page>> pages_;
+  std::vector<bool> absent_;
+  std::vector<std::uint32_t> resident_;
+  std::size_t memory_bytes_ = 0;
 };
 
 }  // namespace agro

@@ -202,31 +202,87 @@ Task<void> Inode::visit_pages(std::vector<Located> pages, Visit visit) {
   co_return Result<void>();
 }
 
-Task<std::vector<BlockRef>> Inode::load_needed_blocks() {
-  Tree& tree = trees_[static_cast<std::size_t>(PageKind::table)];
+Task<void> Inode::load_locations(PageKind kind) {
+  Tree& tree = trees_[static_cast<std::size_t>(kind)];
   std::vector<Located> located;
   for (std::uint32_t index = 0; index < tree.directories.size(); ++index) {
     located.push_back({index, tree.directories[index]});
   }
-  const Visit read_directory = [&tree](std::uint32_t directory, ConstBytes listed) -> Result<void> {
+  const Visit read_directory = [this, &tree](std::uint32_t directory,
+                                             ConstBytes listed) -> Result<void> {
     const std::size_t first = std::size_t{directory} * kPagesPerDirectory;
     const std::size_t count = std::min<std::size_t>(kPagesPerDirectory, tree.pages.size() - first);
     if (listed.size() != count * sizeof(PageLocation)) return damaged("directory size");
     for (std::size_t index = 0; index < count; ++index) {
-      tree.pages[first + index] = load<PageLocation>(listed.subspan(index * sizeof(PageLocation)));
+      const auto location = load<PageLocation>(listed.subspan(index * sizeof(PageLocation)));
+      if (location.length > 0 &&
+          (location.slot >= blocks_.size() ||
+           std::uint64_t{location.offset} + location.length > blocks_[location.slot].size)) {
+        return damaged("page outside its block");
+      }
+      tree.pages[first + index] = location;
     }
     return {};
   };
-  AGRO_CO_TRY_OK(co_await visit_pages(std::move(located), read_directory));
-  located.clear();
+  co_return co_await visit_pages(std::move(located), read_directory);
+}
+
+Task<void> Inode::load_table(BlockTable& table) {
+  const Tree& tree = trees_[static_cast<std::size_t>(PageKind::table)];
+  std::vector<Located> located;
   for (std::uint32_t index = 0; index < tree.pages.size(); ++index) {
     located.push_back({index, tree.pages[index]});
   }
-  BlockTable table;
   const Visit read_page = [&table](std::uint32_t page, ConstBytes bytes) {
     return table.decode_page(page, bytes);
   };
   AGRO_CO_TRY_OK(co_await visit_pages(std::move(located), read_page));
+  table.finish_decode();
+  co_return Result<void>();
+}
+
+Task<void> Inode::load_directories(VolumeMap& map) {
+  const std::vector<PageLocation>& pages = trees_[static_cast<std::size_t>(PageKind::map)].pages;
+  if (pages.size() > map.map().page_count()) co_return damaged("more pages than sectors");
+  AGRO_CO_TRY_OK(co_await load_locations(PageKind::map));
+  AGRO_CO_TRY_OK(co_await load_locations(PageKind::table));
+  AGRO_CO_TRY_OK(co_await load_table(map.table_for_decode()));
+  for (std::uint32_t page = 0; page < pages.size(); ++page) {
+    if (pages[page].length > 0) map.map_for_decode().set_absent(page);
+  }
+  map.count_table();
+  co_return Result<void>();
+}
+
+Inode::PageAt Inode::page_at(PageKey key) const {
+  const std::vector<PageLocation>& pages = trees_[static_cast<std::size_t>(key.kind)].pages;
+  AGRO_ASSERT(key.index < pages.size());
+  const PageLocation& location = pages[key.index];
+  AGRO_ASSERT(location.length > 0);
+  const InodeBlock& block = blocks_[location.slot];
+  return {block.ref, block.size, location.offset, location.length};
+}
+
+Task<std::vector<std::byte>> Inode::read_page(PageAt at) {
+  const auto begin = static_cast<std::uint32_t>(round_down(at.offset, kPageSize));
+  const auto end = static_cast<std::uint32_t>(round_up(at.offset + at.length, kPageSize));
+  // A range is whole pages of the payload; the last one is read with its block.
+  if (end <= at.block_size) {
+    AlignedBuffer buffer(end - begin);
+    AGRO_CO_TRY_OK(co_await blockset_.read(at.block, begin, buffer.bytes(), {}));
+    const ConstBytes bytes = ConstBytes(buffer.bytes()).subspan(at.offset - begin, at.length);
+    co_return std::vector<std::byte>(bytes.begin(), bytes.end());
+  }
+  AGRO_CO_TRY(const SharedBytes payload, co_await read_payload(at.block));
+  if (payload.size() != at.block_size) co_return damaged("block of another size");
+  const ConstBytes bytes = payload.bytes.subspan(at.offset, at.length);
+  co_return std::vector<std::byte>(bytes.begin(), bytes.end());
+}
+
+Task<std::vector<BlockRef>> Inode::load_needed_blocks() {
+  AGRO_CO_TRY_OK(co_await load_locations(PageKind::table));
+  BlockTable table;
+  AGRO_CO_TRY_OK(co_await load_table(table));
   std::vector<BlockRef> needed = live_refs();
   needed.push_back(root_);
   for (BlockId id = 0; id < table.id_limit(); ++id) {

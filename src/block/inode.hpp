@@ -70,6 +70,22 @@ class Inode {
   /// Errors: corrupt, not_found, unavailable, with what was read in the text.
   Task<InodeMeta> load_root(BlockRef root);
   Task<void> load_pages(VolumeMap& map);
+  /// Instead of load_pages(): reads directories and the table; the map's pages are absent, to be
+  /// read one by one when they are needed. Errors: as above.
+  Task<void> load_directories(VolumeMap& map);
+
+  /// Where a page lies now: who finds another place after a wait has read an old page.
+  struct PageAt {
+    BlockRef block;
+    std::uint32_t block_size = 0;  // payload bytes
+    std::uint32_t offset = 0;
+    std::uint32_t length = 0;
+    bool operator==(const PageAt&) const = default;
+  };
+  /// Shape: the page has bytes, and was written or read by load_directories().
+  PageAt page_at(PageKey key) const;
+  /// The bytes of a page. Errors: as above; not_found also when it moved meanwhile.
+  Task<std::vector<std::byte>> read_page(PageAt at);
 
   /// After load_root(), instead of load_pages(): every block that this INode needs, sorted: data blocks
   /// of its table, the blocks of its pages, its root. Reads no more than the table. Errors: as above.
@@ -124,6 +140,8 @@ class Inode {
   using Located = std::pair<std::uint32_t, PageLocation>;
   using Visit = std::function<Result<void>(std::uint32_t index, ConstBytes bytes)>;
   Task<void> visit_pages(std::vector<Located> pages, Visit visit);
+  Task<void> load_locations(PageKind kind);
+  Task<void> load_table(BlockTable& table);
   Task<void> read_block_into(std::size_t slot, std::vector<SharedBytes>& payloads);
   Result<void> decode_root(ConstBytes payload, InodeMeta& meta);
   std::size_t root_size(const VolumeDescription& description) const;

@@ -28,6 +28,9 @@ Volume::Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, Volume
       buffers_(backend.block_size(), kIdleBufferCountMax),
       cache_(options.read_cache_size),
       map_(size_bytes / kSectorSize),
+      map_share_(options.map_memory != nullptr ? options.map_memory
+                                               : std::make_shared<MapMemory>(kMapMemoryDefault),
+                 map_),
       inode_(id, *blockset_, buffers_,
              [this](BlockRef ref, SharedBytes block) {
                WriteOptions write_options;
@@ -64,6 +67,7 @@ Task<std::unique_ptr<Volume>> Volume::open(Env& env, BlockBackend& backend, Bloc
 }
 
 void Volume::start_jobs() {
+  is_open_ = true;
   jobs_.spawn(seal_when_idle());
   jobs_.spawn(checkpoint_when_due());
   jobs_.spawn(sweep());
@@ -155,7 +159,7 @@ Task<void> Volume::close() {
 
 VolumeStatus Volume::info() const {
   VolumeStatus status;
-  status.mapped_bytes = map_.map().mapped_sector_count() * kSectorSize;
+  status.mapped_bytes = map_.live_sector_count() * kSectorSize;
   status.stored_bytes = map_.stored_sector_count() * kSectorSize;
   status.block_count = map_.block_count();
   status.map_memory_bytes = map_.map().memory_bytes();

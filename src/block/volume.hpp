@@ -22,6 +22,7 @@
 #include "base/env.hpp"
 #include "block/block_device.hpp"
 #include "block/inode.hpp"
+#include "block/map_memory.hpp"
 #include "block/read_cache.hpp"
 #include "block/segment.hpp"
 #include "block/volume_map.hpp"
@@ -58,6 +59,8 @@ class VolumeLease {
 
 struct VolumeOptions {
   std::size_t read_cache_size = 64 * 1024 * 1024;      // bytes
+  /// Shared by volumes of one loop; none: kMapMemoryDefault of its own.
+  std::shared_ptr<MapMemory> map_memory = {};
   std::size_t in_flight_size_max = 64 * 1024 * 1024;   // bytes of buffers on their way to peers
   Duration seal_after = std::chrono::seconds(1);       // an open segment nobody adds to
   std::uint64_t checkpoint_after_bytes = 256 * 1024 * 1024;  // of log
@@ -210,8 +213,10 @@ class Volume final : public BlockDevice {
 
   // volume_checkpoint.cpp
   bool checkpoint_is_due() const;
+  bool has_many_dirty_pages() const;
   Task<void> checkpoint_locked();
-  Task<void> write_inode(std::vector<PageKey>& taken, std::uint64_t covered, BlockRef& root);
+  Task<void> write_inode(std::vector<PageKey>& taken, std::vector<PageKey> moving,
+                         std::uint64_t covered, BlockRef& root);
   void delete_blocks(std::vector<BlockRef> refs);
   Job remove_blocks(std::vector<BlockRef> refs);
   Job checkpoint_when_due();
@@ -230,6 +235,18 @@ class Volume final : public BlockDevice {
   Task<void> restore_block(BlockRef ref);
   std::vector<BlockRef> needed_refs() const;
 
+  // volume_pages.cpp
+  struct SectorRange {
+    std::uint64_t lba;
+    std::uint64_t count;
+  };
+  Task<void> load_page(std::uint32_t page);
+  PagePin pin_range(std::uint64_t lba, std::uint64_t count);
+  Task<void> load_range(std::uint64_t lba, std::uint64_t count);
+  Task<void> load_ranges(std::vector<PagePin>& pins, std::vector<SectorRange> ranges);
+  Task<void> read_moved_page(PageKey key, std::vector<std::byte>& bytes);
+  Task<void> move_pages(std::vector<PageKey> keys);
+
   // volume_recovery.cpp
   Task<void> recover(LogHead head);
   Awaitable<void> remove_unnamed_inode(std::vector<BlockRef> named);
@@ -237,6 +254,7 @@ class Volume final : public BlockDevice {
   Result<void> check_missing(const std::vector<PeerId>& missing) const;
   Task<std::vector<BlockRef>> replay_log(LogHead head, Reached fenced);
   Task<void> replay_block(Listing::Entry entry, SharedBytes& block);
+  Task<void> load_for_segment(ConstBytes payload, std::vector<PagePin>& pins);
   Result<void> apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload);
   Job sweep();
   void remember_committed_blocks();
@@ -247,7 +265,10 @@ class Volume final : public BlockDevice {
   std::vector<BlockId> choose_victims() const;
   Task<std::uint64_t> clean_some();
   Task<void> read_victim(Victim& victim);
-  std::size_t move_block(const std::vector<Moved>& moved, std::size_t begin);
+  Task<void> find_live(const Victim& victim, std::vector<Moved>& moved);
+  std::size_t move_block(const std::vector<Moved>& moved, std::size_t begin, std::size_t end);
+  /// Drops what is to be moved out of blocks that were freed meanwhile; false: nothing was.
+  bool drop_freed(const std::vector<Victim>& victims, std::vector<Moved>& moved) const;
   bool is_space_scarce() const;
   double garbage_ratio_limit() const;
   bool is_busy() const { return busy_; }
@@ -264,6 +285,7 @@ class Volume final : public BlockDevice {
   BufferPool buffers_;
   ReadCache cache_;
   VolumeMap map_;
+  MapMemory::Share map_share_;
   Inode inode_;
 
   std::optional<OpenSegment> open_;
@@ -294,6 +316,7 @@ class Volume final : public BlockDevice {
 
   std::optional<Error> failed_;
   std::optional<Error> suspended_;
+  bool is_open_ = false;    // its recovery is over: from now on what cannot be reached is waited for
   bool stopping_jobs_ = false;
   Event progress_;          // durable_sequence_ moved, room was made, the device failed
   Event opened_;            // a segment was opened, or stopping

@@ -10,16 +10,25 @@ namespace agro {
 namespace {
 
 constexpr std::size_t kRemovesAtOnce = 4096;
+constexpr std::size_t kEvictRoundsOfCheckpoint = 1024;
 /// A volume nobody writes to gets its checkpoint soon, so that the next opening replays nothing.
 constexpr Duration kIdleCheckpoint = std::chrono::seconds(5);
 
 }  // namespace
+
+/// So many that a checkpoint would let the map shrink.
+bool Volume::has_many_dirty_pages() const {
+  constexpr std::size_t kFew = 8;
+  const std::size_t dirty = map_.dirty_map_page_count();
+  return dirty >= kFew && dirty >= map_.map().resident_pages().size() / 4;
+}
 
 bool Volume::checkpoint_is_due() const {
   const std::uint64_t dead_bytes =
       map_.dead_sector_count() * kSectorSize + map_.dead_count() * kSectorSize;
   return log_bytes_ >= options_.checkpoint_after_bytes ||
          log_blocks_ >= options_.checkpoint_after_blocks ||
+         (map_share_.is_over() && has_many_dirty_pages()) ||
          dead_bytes >= options_.dead_bytes_max || (short_of_space_ && map_.dead_count() > 0) ||
          (dead_bytes >= options_.dead_bytes_max / 4 && is_space_scarce());
 }
@@ -37,24 +46,32 @@ Task<void> Volume::checkpoint_locked() {
   const std::vector<BlockRef> dead = map_.take_dead(id_);
   doomed_.insert(doomed_.end(), dead.begin(), dead.end());
   if (AGRO_MUTANT(kFreedBeforeCommit)) delete_blocks(std::exchange(doomed_, {}));
-  for (const PageKey key : inode_.pages_to_move()) map_.mark_dirty(key);
+  std::vector<PageKey> moving;
+  for (const PageKey key : inode_.pages_to_move()) {
+    if (key.kind == PageKind::table || map_.is_page_loaded(key.index)) {
+      map_.mark_dirty(key);
+    } else {
+      moving.push_back(key);
+    }
+  }
   map_.begin_checkpoint();
   const std::uint64_t log_bytes = std::exchange(log_bytes_, 0);
   const std::uint64_t log_blocks = std::exchange(log_blocks_, 0);
   std::vector<PageKey> taken;
   BlockRef root;
-  Result<void> written = co_await write_inode(taken, covered, root);
+  Result<void> written = co_await write_inode(taken, std::move(moving), covered, root);
   if (written.has_value()) {
     written = co_await lease_.commit({lease_.epoch(), root.epoch, root.index, covered});
   }
   if (!written.has_value()) {
-    map_.abort_checkpoint();
+    map_.abort_checkpoint(taken);
     log_bytes_ += log_bytes;
     log_blocks_ += log_blocks;
-    for (const PageKey key : taken) map_.mark_dirty(key);
     if (written.code() == Errc::fenced) fail_device(written.error());
     co_return written;
   }
+  map_.end_checkpoint(taken);
+  map_share_.settle(kEvictRoundsOfCheckpoint);
   covered_sequence_ = covered;
   // Of doomed_, what died after the instant came in through a later take_dead(), which the mutex
   // keeps out: all of it was dead at the instant.
@@ -65,8 +82,8 @@ Task<void> Volume::checkpoint_locked() {
   co_return Result<void>();
 }
 
-Task<void> Volume::write_inode(std::vector<PageKey>& taken, std::uint64_t covered,
-                               BlockRef& root) {
+Task<void> Volume::write_inode(std::vector<PageKey>& taken, std::vector<PageKey> moving,
+                               std::uint64_t covered, BlockRef& root) {
   AGRO_CO_TRY_OK(co_await wait_durable(covered));
   PageKey key;
   std::vector<std::byte> bytes;
@@ -77,6 +94,7 @@ Task<void> Volume::write_inode(std::vector<PageKey>& taken, std::uint64_t covere
     bytes = {};
     if (++count % 16 == 0) co_await yield_to_loop();
   }
+  AGRO_CO_TRY_OK(co_await move_pages(std::move(moving)));
   InodeMeta meta{id_, size_bytes_, covered, lease_.epoch(), options_.description};
   AGRO_CO_TRY(root, co_await inode_.finish(std::move(meta)));
   co_return Result<void>();

@@ -109,11 +109,12 @@ Task<void> Volume::read_victim(Victim& victim) {
   co_return Result<void>();
 }
 
-std::size_t Volume::move_block(const std::vector<Moved>& moved, std::size_t begin) {
+std::size_t Volume::move_block(const std::vector<Moved>& moved, std::size_t begin,
+                               std::size_t end) {
   const BlockId id = map_.add_open_block(lease_.epoch());
   SegmentBuilder builder(buffers_.take(), blockset_->payload_capacity());
   std::size_t index = begin;
-  for (; index < moved.size() && builder.has_room(); ++index) {
+  for (; index < end && builder.has_room(); ++index) {
     const Moved& one = moved[index];
     const MapRun now = map_.lookup(one.lba, 1);
     if (now.block != one.block || now.sector != one.sector) continue;
@@ -131,6 +132,40 @@ std::size_t Volume::move_block(const std::vector<Moved>& moved, std::size_t begi
   return index;
 }
 
+/// Appends what the map still points at in a block.
+Task<void> Volume::find_live(const Victim& victim, std::vector<Moved>& moved) {
+  AGRO_CO_TRY(const SegmentView view, decode_segment(victim.payload.bytes));
+  std::vector<SectorRange> ranges;
+  for (const SegmentExtent& extent : view.extents) {
+    if (static_cast<ExtentKind>(extent.kind) == ExtentKind::data) {
+      ranges.push_back({extent.lba, extent.count});
+    }
+  }
+  std::vector<PagePin> pins;
+  AGRO_CO_TRY_OK(co_await load_ranges(pins, std::move(ranges)));
+  // The id may have been given to another block while we read.
+  if (victim.id >= map_.table().id_limit()) co_return Result<void>();
+  if (map_.table()[victim.id].sequence != victim.sequence) co_return Result<void>();
+  for (const SegmentExtent& extent : view.extents) {
+    if (static_cast<ExtentKind>(extent.kind) != ExtentKind::data) continue;
+    for (std::uint32_t step = 0; step < extent.count; ++step) {
+      const MapRun now = map_.lookup(extent.lba + step, 1);
+      if (now.block != victim.id || now.sector != extent.sector + step) continue;
+      moved.push_back({extent.lba + step, victim.id, now.sector, view.sector(now.sector)});
+    }
+  }
+  co_return Result<void>();
+}
+
+bool Volume::drop_freed(const std::vector<Victim>& victims, std::vector<Moved>& moved) const {
+  std::size_t dropped = 0;
+  for (const Victim& victim : victims) {
+    if (map_.table()[victim.id].sequence == victim.sequence) continue;
+    dropped += std::erase_if(moved, [&](const Moved& one) { return one.block == victim.id; });
+  }
+  return dropped > 0;
+}
+
 Task<std::uint64_t> Volume::clean_some() {
   std::vector<Victim> victims;
   for (const BlockId id : choose_victims()) victims.push_back({id, map_.table()[id].sequence, {}});
@@ -140,17 +175,14 @@ Task<std::uint64_t> Volume::clean_some() {
       [this, &victims](std::size_t index) { return read_victim(victims[index]); }));
   std::vector<Moved> moved;
   for (const Victim& victim : victims) {
-    // The id may have been given to another block while we read.
-    if (victim.payload.owner == nullptr || victim.id >= map_.table().id_limit()) continue;
-    if (map_.table()[victim.id].sequence != victim.sequence) continue;
-    AGRO_CO_TRY(const SegmentView view, decode_segment(victim.payload.bytes));
-    for (const SegmentExtent& extent : view.extents) {
-      if (static_cast<ExtentKind>(extent.kind) != ExtentKind::data) continue;
-      for (std::uint32_t step = 0; step < extent.count; ++step) {
-        const MapRun now = map_.lookup(extent.lba + step, 1);
-        if (now.block != victim.id || now.sector != extent.sector + step) continue;
-        moved.push_back({extent.lba + step, victim.id, now.sector, view.sector(now.sector)});
-      }
+    if (victim.payload.owner == nullptr) continue;
+    const Result<void> found = co_await find_live(victim, moved);
+    if (found.code() == Errc::corrupt) {
+      unreadable_.insert(victim.sequence);
+      log_warning("volume {}: the cleaner passes over a block: {}", id_.value,
+                  found.error().to_string());
+    } else if (!found.has_value()) {
+      co_return fail(found.error());
     }
   }
   std::sort(moved.begin(), moved.end(),
@@ -158,6 +190,14 @@ Task<std::uint64_t> Volume::clean_some() {
   const std::uint64_t sequence_before = last_sequence_;
   std::size_t next = 0;
   while (next < moved.size() && !stopping_jobs_ && !failed_) {
+    // As many as a block takes at most: their pages are here when they move.
+    const std::size_t end =
+        std::min<std::size_t>(moved.size(), next + blockset_->payload_capacity() / kSectorSize);
+    std::vector<SectorRange> ranges;
+    for (std::size_t index = next; index < end; ++index) ranges.push_back({moved[index].lba, 1});
+    std::vector<PagePin> pins;
+    AGRO_CO_TRY_OK(co_await load_ranges(pins, std::move(ranges)));
+    if (stopping_jobs_ || failed_) break;
     // Its own bound on bytes in flight, beyond that of the users, who may be waiting for it.
     const std::size_t limit = options_.in_flight_size_max / buffers_.buffer_size() + kBlocksAtOnce;
     if (in_flight_.size() > limit || !lease_.valid()) {
@@ -165,12 +205,11 @@ Task<std::uint64_t> Volume::clean_some() {
       continue;
     }
     // A checkpoint may have freed a victim and its id may name another block by now.
-    for (const Victim& victim : victims) {
-      if (map_.table()[victim.id].sequence == victim.sequence) continue;
-      std::erase_if(moved, [&](const Moved& one) { return one.block == victim.id; });
+    if (drop_freed(victims, moved)) {
       next = 0;  // what was moved already no longer matches the map and is passed over
+      continue;
     }
-    if (next < moved.size()) next = move_block(moved, next);
+    next = move_block(moved, next, end);
   }
   co_return last_sequence_ - sequence_before;
 }

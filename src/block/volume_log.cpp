@@ -8,6 +8,8 @@
 namespace agro {
 namespace {
 
+constexpr std::size_t kEvictRoundsOfBlock = 64;
+
 /// Whether it was written in long runs. So it will be read, fast enough from the disk; memory is for what is
 /// read in small pieces, and filling the page cache costs more than writing past it.
 bool is_stream(const SegmentBuilder& segment) {
@@ -111,6 +113,7 @@ std::optional<Result<void>> Volume::try_write_now(std::uint64_t offset, ConstByt
   if (offset % kSectorSize != 0 || data.size() % kSectorSize != 0) return std::nullopt;
   if (!is_usable() || !has_write_room()) return std::nullopt;
   if (Result<void> range = check_range(offset, data.size()); !range) return range;
+  if (!map_.is_loaded(offset / kSectorSize, data.size() / kSectorSize)) return std::nullopt;
   write_sectors(offset / kSectorSize, data);
   return Result<void>();
 }
@@ -118,6 +121,7 @@ std::optional<Result<void>> Volume::try_write_now(std::uint64_t offset, ConstByt
 Task<void> Volume::write(std::uint64_t offset, ConstBytes data) {
   const ScopedLatency latency(env_.clock, write_latency_);
   AGRO_CO_TRY_OK(check_range(offset, data.size()));
+  PagePin pin;  // from a load to the write that it is for
   while (!data.empty()) {
     co_await wait_for_write_room();
     AGRO_CO_TRY_OK(check_usable());
@@ -130,6 +134,11 @@ Task<void> Volume::write(std::uint64_t offset, ConstBytes data) {
       AGRO_CO_TRY_OK(co_await write_part(offset, data.first(size)));
     } else {
       size = round_down(size, kSectorSize);
+      if (!map_.is_loaded(offset / kSectorSize, size / kSectorSize)) {
+        pin = pin_range(offset / kSectorSize, size / kSectorSize);
+        AGRO_CO_TRY_OK(co_await load_range(offset / kSectorSize, size / kSectorSize));
+        continue;
+      }
       write_sectors(offset / kSectorSize, data.first(size));
     }
     offset += size;
@@ -141,6 +150,12 @@ Task<void> Volume::write(std::uint64_t offset, ConstBytes data) {
 Task<void> Volume::write_part(std::uint64_t offset, ConstBytes data) {
   const std::uint64_t lba = offset / kSectorSize;
   AlignedBuffer sector(kSectorSize);
+  const PagePin pin = pin_range(lba, 1);
+  if (!map_.is_loaded(lba, 1)) {
+    AGRO_CO_TRY_OK(co_await load_range(lba, 1));
+    co_await wait_for_write_room();
+    AGRO_CO_TRY_OK(check_usable());
+  }
   while (true) {
     // Read, merge and write must not straddle another write of the sector: what cannot be read at
     // once is read first, and then the map is asked again.
@@ -163,11 +178,17 @@ Task<void> Volume::mark_sectors(std::uint64_t lba, std::uint64_t count, ExtentKi
   constexpr std::uint64_t kSectorsAtOnce = 65536;  // 256 MiB: some milliseconds when fragmented
   const BlockId mark = kind == ExtentKind::hole ? kHoleBlock : kZeroBlock;
   const std::uint64_t end = lba + count;
+  PagePin pin;
   while (lba < end) {
     // Not for space: this is what frees it, and a marker takes next to none.
     co_await wait_for_buffer_room();
     AGRO_CO_TRY_OK(check_usable());
     const std::uint64_t chunk_end = std::min(end, lba + kSectorsAtOnce);
+    if (!map_.is_loaded(lba, chunk_end - lba)) {
+      pin = pin_range(lba, chunk_end - lba);
+      AGRO_CO_TRY_OK(co_await load_range(lba, chunk_end - lba));
+      continue;
+    }
     // Nothing to do where the map says so already.
     while (lba < chunk_end) {
       const MapRun run = map_.lookup(lba, static_cast<std::uint32_t>(chunk_end - lba));
@@ -206,6 +227,7 @@ void Volume::send(SegmentBuilder& builder, BlockId id, std::uint16_t flags, bool
   in_flight_.push_back({sequence, id, buffer, size, false});
   log_bytes_ += size;
   ++log_blocks_;
+  map_share_.settle(kEvictRoundsOfBlock);
   WriteOptions write_options;
   write_options.reserve = reserve;
   write_options.keep = (flags & kSegmentByCleaner) != 0 || !is_stream(builder);

@@ -29,6 +29,7 @@ void VolumeMap::touch(PageKey key) {
   state = PageState::dirty;
   dirty_.push_back(key);
   ++dirty_count_;
+  if (key.kind == PageKind::map) ++dirty_map_page_count_;
 }
 
 void VolumeMap::mark_dirty(PageKey key) { touch(key); }
@@ -125,6 +126,7 @@ void VolumeMap::begin_checkpoint() {
   AGRO_ASSERT(captured_.empty());
   pending_.swap(dirty_);
   dirty_count_ = 0;
+  dirty_map_page_count_ = 0;
   // Taken from the back: in ascending order, so that neighbours lie together in the INode.
   std::sort(pending_.begin(), pending_.end(), std::greater<>());
   for (const PageKey key : pending_) state_of(key) = PageState::pending;
@@ -136,7 +138,7 @@ bool VolumeMap::take_page(PageKey& key, std::vector<std::byte>& bytes) {
     pending_.pop_back();
     PageState& state = state_of(next);
     if (state != PageState::pending) continue;  // captured before a change
-    state = PageState::clean;
+    state = PageState::taken;
     key = next;
     encode(next, bytes);
     return true;
@@ -148,16 +150,65 @@ bool VolumeMap::take_page(PageKey& key, std::vector<std::byte>& bytes) {
   return true;
 }
 
-void VolumeMap::abort_checkpoint() {
+void VolumeMap::end_checkpoint(const std::vector<PageKey>& taken) {
+  for (const PageKey key : taken) {
+    PageState& state = state_of(key);
+    if (state == PageState::taken) state = PageState::clean;
+  }
+}
+
+void VolumeMap::abort_checkpoint(const std::vector<PageKey>& taken) {
   captured_.clear();
   for (const PageKey key : pending_) {
     PageState& state = state_of(key);
     if (state != PageState::pending) continue;
-    state = PageState::dirty;
-    dirty_.push_back(key);
-    ++dirty_count_;
+    state = PageState::taken;  // no longer to be captured
+    touch(key);
   }
   pending_.clear();
+  for (const PageKey key : taken) touch(key);
+}
+
+void VolumeMap::pin(std::uint32_t page) { ++pins_[page]; }
+
+void VolumeMap::unpin(std::uint32_t page) {
+  const auto found = pins_.find(page);
+  AGRO_ASSERT(found != pins_.end());
+  if (--found->second == 0) pins_.erase(found);
+}
+
+bool VolumeMap::evict_one(std::size_t look_max) {
+  for (; look_max > 0 && !map_.resident_pages().empty(); --look_max) {
+    if (hand_ >= map_.resident_pages().size()) hand_ = 0;
+    const std::uint32_t page = map_.resident_pages()[hand_];
+    const bool used = map_.take_used(page);
+    if (used || pins_.contains(page) || state_of({PageKind::map, page}) != PageState::clean) {
+      ++hand_;
+      continue;
+    }
+    map_.evict(page);  // the last one takes its place under the hand
+    return true;
+  }
+  return false;
+}
+
+Result<void> VolumeMap::load_page(std::uint32_t page, ConstBytes bytes) {
+  AGRO_ASSERT(!map_.is_page_loaded(page));
+  AGRO_TRY_OK(map_.decode_page(page, bytes));
+  std::vector<MapRun> runs;
+  map_.runs_of_page(page, runs);
+  for (const MapRun& run : runs) {
+    if (run.block == kZeroBlock) continue;
+    if (points_into_table(run) && run.count <= table_[run.block].live_count) continue;
+    map_.evict(page);
+    return fail(Errc::corrupt, "the INode's map points outside its blocks");
+  }
+  return {};
+}
+
+bool VolumeMap::points_into_table(const MapRun& run) const {
+  return run.block < table_.id_limit() && table_[run.block].state == BlockState::durable &&
+         std::uint64_t{run.sector} + run.count <= table_[run.block].sector_count;
 }
 
 Result<void> VolumeMap::check_counts() {
@@ -168,10 +219,7 @@ Result<void> VolumeMap::check_counts() {
     map_.runs_of_page(page, runs);
     for (const MapRun& run : runs) {
       if (run.block == kZeroBlock) continue;
-      const bool sound = run.block < table_.id_limit() &&
-                         table_[run.block].state == BlockState::durable &&
-                         std::uint64_t{run.sector} + run.count <= table_[run.block].sector_count;
-      if (!sound) return fail(Errc::corrupt, "the INode's map points outside its blocks");
+      if (!points_into_table(run)) return fail(Errc::corrupt, "the INode's map points outside its blocks");
       counts[run.block] += run.count;
     }
   }
@@ -181,12 +229,20 @@ Result<void> VolumeMap::check_counts() {
     if (counts[id] != entry.live_count) {
       return fail(Errc::corrupt, "the INode's live counts do not match its map");
     }
+  }
+  count_table();
+  return {};
+}
+
+void VolumeMap::count_table() {
+  for (BlockId id = 0; id < table_.id_limit(); ++id) {
+    const BlockEntry& entry = table_[id];
+    if (entry.state == BlockState::free) continue;
     ++block_count_;
     stored_sector_count_ += entry.sector_count;
     live_sector_count_ += entry.live_count;
     note_if_dead(id);
   }
-  return {};
 }
 
 }  // namespace agro

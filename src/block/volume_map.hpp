@@ -3,6 +3,7 @@
 // Invariants: every change goes through here, so live counts are always right. While a checkpoint
 // runs, a page that it has not written yet is encoded before its first change: the checkpoint is the
 // state of one instant although writes go on.
+// Only a page that the INode has as it is here is evicted.
 // Threading: one loop. Pure: no I/O. Source: DESIGN.md section 3.
 #pragma once
 
@@ -34,6 +35,19 @@ class VolumeMap {
   /// For decoding an INode only.
   ExtentMap& map_for_decode() { return map_; }
   BlockTable& table_for_decode() { return table_; }
+  /// Totals from the table alone, after decoding it: pages are loaded later.
+  void count_table();
+  /// Puts a page's contents in its place. Errors: corrupt, when it points at blocks that the table
+  /// lacks; the page stays absent.
+  Result<void> load_page(std::uint32_t page, ConstBytes bytes);
+  bool is_loaded(std::uint64_t lba, std::uint64_t count) const { return map_.is_loaded(lba, count); }
+  bool is_page_loaded(std::uint32_t page) const { return map_.is_page_loaded(page); }
+  /// A pinned page is not evicted. Shape: as many unpins as pins.
+  void pin(std::uint32_t page);
+  void unpin(std::uint32_t page);
+  /// Evicts a page that is clean, not pinned and not used lately, looking at `look_max` at most.
+  bool evict_one(std::size_t look_max);
+  std::size_t dirty_map_page_count() const { return dirty_map_page_count_; }
   /// Recounts live sectors from the map, after decoding. Errors: corrupt, when the map points at
   /// blocks that the table lacks, or the counts differ.
   Result<void> check_counts();
@@ -74,15 +88,18 @@ class VolumeMap {
   /// The next page of the running checkpoint with its bytes (none: the page is empty); false when
   /// there is no further one and the checkpoint is no longer running.
   bool take_page(PageKey& key, std::vector<std::byte>& bytes);
-  /// Gives up a running checkpoint: what it had not taken is dirty again.
-  void abort_checkpoint();
+  /// The INode has the pages that were taken: they may be evicted.
+  void end_checkpoint(const std::vector<PageKey>& taken);
+  /// Gives up a running checkpoint: all its pages are dirty again.
+  void abort_checkpoint(const std::vector<PageKey>& taken);
 
  private:
-  enum class PageState : std::uint8_t { clean, dirty, pending };
+  enum class PageState : std::uint8_t { clean, dirty, pending, taken };
 
   PageState& state_of(PageKey key);
   void touch(PageKey key);
   void note_if_dead(BlockId id);
+  bool points_into_table(const MapRun& run) const;
   void encode(PageKey key, std::vector<std::byte>& out) const;
 
   ExtentMap map_;
@@ -90,6 +107,9 @@ class VolumeMap {
   std::vector<PageState> map_states_;
   std::vector<PageState> table_states_;
   std::size_t dirty_count_ = 0;
+  std::size_t dirty_map_page_count_ = 0;
+  std::unordered_map<std::uint32_t, std::uint32_t> pins_;  // by page; looked up only
+  std::size_t hand_ = 0;  // of the CLOCK, in resident_pages()
   std::vector<PageKey> dirty_;    // pages whose state is dirty
   std::vector<PageKey> pending_;  // pages of the running checkpoint, taken from the back
   std::vector<std::pair<PageKey, std::vector<std::byte>>> captured_;  // encoded before a change

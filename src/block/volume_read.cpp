@@ -59,6 +59,7 @@ std::optional<Result<void>> Volume::try_read_now(std::uint64_t offset, MutableBy
   if (!is_usable()) return std::nullopt;
   if (Result<void> range = check_range(offset, out.size()); !range) return range;
   std::uint64_t lba = offset / kSectorSize;
+  if (!map_.is_loaded(lba, out.size() / kSectorSize)) return std::nullopt;
   MutableBytes rest = out;
   while (!rest.empty()) {
     const MapRun run = map_.lookup(lba, static_cast<std::uint32_t>(rest.size() / kSectorSize));
@@ -98,7 +99,12 @@ Task<void> Volume::read(std::uint64_t offset, MutableBytes out) {
   co_return Result<void>();
 }
 
+/// The pages that it looks at stay in memory until it is done.
 Task<void> Volume::read_sectors(std::uint64_t lba, MutableBytes out) {
+  if (out.empty()) co_return Result<void>();
+  const std::uint64_t count = out.size() / kSectorSize;
+  const PagePin pin = pin_range(lba, count);
+  if (!map_.is_loaded(lba, count)) AGRO_CO_TRY_OK(co_await load_range(lba, count));
   std::vector<RemoteRead> remote;
   while (!out.empty()) {
     const MapRun run = map_.lookup(lba, static_cast<std::uint32_t>(out.size() / kSectorSize));
@@ -165,6 +171,9 @@ Task<std::vector<StatusExtent>> Volume::status(std::uint64_t offset, std::uint64
   std::vector<StatusExtent> extents;
   const std::uint64_t end = offset + size;
   while (offset < end) {
+    const std::uint32_t page = ExtentMap::page_of(offset / kSectorSize);
+    const PagePin pin(map_, page, page + 1);
+    AGRO_CO_TRY_OK(co_await load_page(page));
     const MapRun run = map_.lookup(offset / kSectorSize, ExtentMap::kSectorsPerPage);
     const std::uint64_t run_end = (run.lba + run.count) * kSectorSize;
     const std::uint64_t part = std::min(run_end, end) - offset;
@@ -178,6 +187,7 @@ Task<std::vector<StatusExtent>> Volume::status(std::uint64_t offset, std::uint64
     }
     offset += part;
   }
+  AGRO_CO_TRY_OK(co_await confirm_lease());
   co_return extents;
 }
 

@@ -36,7 +36,7 @@ Task<void> Volume::recover(LogHead head) {
     if (meta.size_bytes > size_bytes_) {
       co_return fail(Errc::corrupt, "the INode is of a larger volume");
     }
-    AGRO_CO_TRY_OK(co_await inode_.load_pages(map_));
+    AGRO_CO_TRY_OK(co_await inode_.load_directories(map_));
     head.sequence = meta.covered_sequence;
   }
   last_sequence_ = durable_sequence_ = covered_sequence_ = head.sequence;
@@ -127,6 +127,8 @@ Task<std::vector<BlockRef>> Volume::replay_log(LogHead head, Reached fenced) {
       const BlockRef& ref = listing.entries[begin + index].ref;
       AGRO_CO_TRY(const SharedBytes payload, blockset_->payload(ref, blocks[index]));
       const auto size = static_cast<std::uint32_t>(blocks[index].size());
+      std::vector<PagePin> pins;
+      AGRO_CO_TRY_OK(co_await load_for_segment(payload.bytes, pins));
       AGRO_CO_TRY_OK(apply_segment(ref, size, payload.bytes));
     }
   }
@@ -152,6 +154,16 @@ Task<void> Volume::replay_block(Listing::Entry entry, SharedBytes& block) {
   AGRO_CO_TRY_OK(co_await record_copies(std::max(1U, entry.copy_count)));
   ++thin_count_;
   co_return Result<void>();
+}
+
+/// Only pages that the log touches are loaded. What is wrong with a segment, apply_segment() says.
+Task<void> Volume::load_for_segment(ConstBytes payload, std::vector<PagePin>& pins) {
+  std::vector<SectorRange> ranges;
+  const Result<SegmentView> view = decode_segment(payload);
+  if (!view.has_value()) co_return Result<void>();
+  for (const SegmentExtent& extent : view->extents) ranges.push_back({extent.lba, extent.count});
+  map_share_.settle(ranges.size() + 1);
+  co_return co_await load_ranges(pins, std::move(ranges));
 }
 
 Result<void> Volume::apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload) {
