@@ -11,6 +11,7 @@
 #include "block/map_memory.hpp"
 #include "common/cluster_source.hpp"
 #include "common/program.hpp"
+#include "common/serving.hpp"
 #include "distributor/peer_address.hpp"
 #include "metadata/measured_kv.hpp"
 #include "node/peer_node.hpp"
@@ -232,9 +233,7 @@ void add_standalone_options(CLI::App& app, StandaloneOptions& options) {
   add_size_option(app, "--read-cache", options.read_cache,
                   "memory per open volume for sectors read (default 64MiB)");
   options.map_memory = kMapMemoryDefault;
-  add_size_option(app, "--map-memory", options.map_memory,
-                  "memory for the maps of all open volumes together, whose pages are loaded when "
-                  "they are needed (default 256MiB)");
+  add_map_memory_option(app, options.map_memory);
   options.write_buffer = 64 * kMiB;
   add_size_option(app, "--write-buffer", options.write_buffer,
                   "memory per open volume for writes on their way (default 64MiB)");

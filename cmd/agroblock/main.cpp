@@ -102,9 +102,7 @@ int run(int argc, char** argv) {
       ->allow_extra_args(false);
   add_size_option(*serve_command, "--read-cache", options.read_cache,
                   "memory per open volume for sectors read (default 64MiB)");
-  add_size_option(*serve_command, "--map-memory", options.map_memory,
-                  "memory for the maps of all open volumes together, whose pages are loaded when "
-                  "they are needed (default 256MiB)");
+  add_map_memory_option(*serve_command, options.map_memory);
   add_size_option(*serve_command, "--write-buffer", options.write_buffer,
                   "memory per open volume for writes on their way (default 64MiB)");
   Duration busy_poll;

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "base/units.hpp"
+#include "common/program.hpp"
 
 namespace agro {
 
@@ -72,6 +73,18 @@ std::string Serving::status_line(double seconds) {
   read_before_ = read;
   written_before_ = written;
   return line;
+}
+
+void add_map_memory_option(CLI::App& app, std::uint64_t& size) {
+  // With next to none, every few writes would need a checkpoint.
+  constexpr std::uint64_t kLeast = kMiB;
+  add_size_option(app, "--map-memory", size,
+                  "memory for the maps of all open volumes together, whose pages are loaded when they "
+                  "are needed (default 256MiB, at least 1MiB)")
+      ->check([](const std::string& text) {
+        const Result<std::uint64_t> parsed = parse_size(text);
+        return parsed.has_value() && *parsed < kLeast ? std::string("give at least 1MiB") : std::string();
+      });
 }
 
 Awaitable<void> serve_until_stopped(SystemEnv& system, Serving& serving) {

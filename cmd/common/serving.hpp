@@ -1,6 +1,7 @@
 // Serving volumes over NBD: what `agro standalone` and `agroblock nbdserve` both do.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
 #include <vector>
@@ -46,6 +47,9 @@ class Serving {
   std::uint64_t read_before_ = 0;
   std::uint64_t written_before_ = 0;
 };
+
+/// The option --map-memory of programs that open volumes, for MapMemory.
+void add_map_memory_option(CLI::App& app, std::uint64_t& size);
 
 /// Shows the status line once a second on a terminal until a signal comes.
 Awaitable<void> serve_until_stopped(SystemEnv& system, Serving& serving);

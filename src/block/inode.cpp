@@ -45,6 +45,13 @@ constexpr std::size_t kReadsAtOnce = 8;
 /// Below this much garbage nothing is moved.
 constexpr std::uint64_t kGarbageAllowed = kBlockSizeDefault;
 
+/// Between two pages in a block, what is read rather than asked for twice.
+constexpr std::uint64_t kGapReadToo = 64 * 1024;
+
+std::uint64_t end_of(const PageLocation& location) {
+  return std::uint64_t{location.offset} + location.length;
+}
+
 std::uint32_t directory_count_for(std::uint64_t page_count) {
   return static_cast<std::uint32_t>((page_count + Inode::kPagesPerDirectory - 1) /
                                     Inode::kPagesPerDirectory);
@@ -109,6 +116,7 @@ Result<void> Inode::decode_root(ConstBytes payload, InodeMeta& meta) {
     const auto record = load<InodeBlockRecord>(rest);
     rest = rest.subspan(sizeof record);
     const BlockRef ref{volume_, {record.epoch}, record.index, BlockType::inode};
+    if (record.size > blockset_.payload_capacity()) return damaged("a block larger than blocks are");
     blocks_.push_back({ref, record.size, record.live});
     if (record.size == 0) free_slots_.push_back(slot);
   }
@@ -176,28 +184,45 @@ Task<void> Inode::load_pages(VolumeMap& map) {
   co_return map.check_counts();
 }
 
-/// Calls `visit` for those that have bytes, block after block.
+/// Calls `visit` for those that have bytes, in no order. What lies close together is read together.
 Task<void> Inode::visit_pages(std::vector<Located> pages, Visit visit) {
+  std::erase_if(pages, [](const Located& page) { return page.second.length == 0; });
   std::sort(pages.begin(), pages.end(), [](const Located& left, const Located& right) {
     return std::pair(left.second.slot, left.second.offset) <
            std::pair(right.second.slot, right.second.offset);
   });
-  std::optional<std::uint32_t> slot;
-  SharedBytes payload;
-  for (std::size_t at = 0; at < pages.size(); ++at) {
-    const auto [index, location] = pages[at];
-    if (location.length == 0) continue;
-    if (slot != location.slot) {
-      if (location.slot >= blocks_.size() || blocks_[location.slot].size == 0) {
-        co_return damaged("page in no block");
-      }
-      AGRO_CO_TRY(payload, co_await read_payload(blocks_[location.slot].ref));
-      slot = location.slot;
+  std::vector<std::span<const Located>> groups;
+  for (const Located& page : pages) {
+    const PageLocation& location = page.second;
+    if (location.slot >= blocks_.size() || blocks_[location.slot].size == 0) {
+      co_return damaged("page in no block");
     }
-    if (std::uint64_t{location.offset} + location.length > payload.size()) {
+    if (std::uint64_t{location.offset} + location.length > blocks_[location.slot].size) {
       co_return damaged("page outside its block");
     }
-    AGRO_CO_TRY_OK(visit(index, payload.bytes.subspan(location.offset, location.length)));
+    if (!groups.empty() && groups.back().back().second.slot == location.slot &&
+        location.offset <= end_of(groups.back().back().second) + kGapReadToo) {
+      groups.back() = {groups.back().data(), groups.back().size() + 1};
+    } else {
+      groups.emplace_back(&page, 1);
+    }
+  }
+  co_return co_await for_each_parallel(
+      groups.size(), kReadsAtOnce,
+      [this, &groups, &visit](std::size_t index) { return visit_group(groups[index], visit); });
+}
+
+Task<void> Inode::visit_group(std::span<const Located> pages, const Visit& visit) {
+  const PageLocation& first = pages.front().second;
+  const InodeBlock& block = blocks_[first.slot];
+  std::uint64_t end = 0;
+  for (const Located& page : pages) end = std::max(end, end_of(page.second));
+  AGRO_CO_TRY(const std::vector<std::byte> bytes,
+              co_await read_page({block.ref, block.size, first.offset,
+                                  static_cast<std::uint32_t>(end - first.offset)}));
+  for (const auto& [index, location] : pages) {
+    AGRO_CO_TRY_OK(
+        visit(index, ConstBytes(bytes).subspan(location.offset - first.offset, location.length)));
   }
   co_return Result<void>();
 }

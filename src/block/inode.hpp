@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -140,6 +141,7 @@ class Inode {
   using Located = std::pair<std::uint32_t, PageLocation>;
   using Visit = std::function<Result<void>(std::uint32_t index, ConstBytes bytes)>;
   Task<void> visit_pages(std::vector<Located> pages, Visit visit);
+  Task<void> visit_group(std::span<const Located> pages, const Visit& visit);
   Task<void> load_locations(PageKind kind);
   Task<void> load_table(BlockTable& table);
   Task<void> read_block_into(std::size_t slot, std::vector<SharedBytes>& payloads);

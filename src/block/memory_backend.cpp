@@ -42,7 +42,7 @@ Task<std::uint32_t> MemoryBackend::write(BlockRef ref, SharedBytes block, WriteO
   if (options.keep && ref.type == BlockType::data) blocks_.kept += copy.size();
   const std::uint64_t limit =
       options.reserve ? blocks_.capacity : blocks_.capacity - blocks_.reserve;
-  if (blocks_.used() + copy.size() > limit) co_return fail(Errc::out_of_space, "full");
+  if (limit != UINT64_MAX && blocks_.used() + copy.size() > limit) co_return fail(Errc::out_of_space, "full");
   const std::uint32_t copies = std::min(copy_count(), kMembers - missing_);
   const std::uint32_t least = options.min_copies != 0 ? options.min_copies : copy_count();
   if (copies < least) co_return fail(Errc::no_quorum, "too few members");

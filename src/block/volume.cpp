@@ -43,6 +43,10 @@ Volume::Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, Volume
       metric_flushes_(env.metrics.get("agro_volume_flushes_total", "flushes asked for")),
       metric_cleaned_bytes_(
           env.metrics.get("agro_volume_cleaned_bytes_total", "bytes the cleaner relocated")),
+      metric_loaded_pages_(env.metrics.get("agro_volume_map_pages_loaded_total",
+                                           "map pages read because they were not in memory")),
+      metric_checkpoint_bytes_(
+          env.metrics.get("agro_volume_checkpoint_bytes_total", "bytes of checkpoints written, one copy")),
       read_latency_(operation_latency(env.metrics, "read")),
       write_latency_(operation_latency(env.metrics, "write")),
       flush_latency_(operation_latency(env.metrics, "flush")),

@@ -188,6 +188,7 @@ class Volume final : public BlockDevice {
   bool has_space_for_in_flight(std::uint64_t more) const;
   bool is_usable() const;
   bool has_buffer_room() const;
+  void evict_when_due();
   Awaitable<void> wait_for_write_room();
   Awaitable<void> wait_for_buffer_room();
   OpenSegment& writable_segment();
@@ -294,6 +295,7 @@ class Volume final : public BlockDevice {
   std::uint64_t last_sequence_ = 0;           // given to the last sealed block
   std::uint64_t durable_sequence_ = 0;
   std::uint64_t covered_sequence_ = 0;        // by the committed INode
+  bool eviction_is_due_ = false;              // a block was sealed since the last
   std::uint64_t log_bytes_ = 0;               // sealed since the last checkpoint began
   std::uint64_t log_blocks_ = 0;
   std::uint64_t written_sectors_ = 0;         // by users, ever
@@ -330,6 +332,8 @@ class Volume final : public BlockDevice {
   Metric& metric_read_bytes_;
   Metric& metric_flushes_;
   Metric& metric_cleaned_bytes_;
+  Metric& metric_loaded_pages_;
+  Metric& metric_checkpoint_bytes_;
   Histogram& read_latency_;
   Histogram& write_latency_;
   Histogram& flush_latency_;

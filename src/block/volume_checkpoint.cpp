@@ -59,7 +59,9 @@ Task<void> Volume::checkpoint_locked() {
   const std::uint64_t log_blocks = std::exchange(log_blocks_, 0);
   std::vector<PageKey> taken;
   BlockRef root;
+  const std::uint64_t bytes_before = inode_.bytes_written();
   Result<void> written = co_await write_inode(taken, std::move(moving), covered, root);
+  metric_checkpoint_bytes_.add(inode_.bytes_written() - bytes_before);
   if (written.has_value()) {
     written = co_await lease_.commit({lease_.epoch(), root.epoch, root.index, covered});
   }

@@ -210,6 +210,7 @@ Task<std::uint64_t> Volume::clean_some() {
       continue;
     }
     next = move_block(moved, next, end);
+    evict_when_due();
   }
   co_return last_sequence_ - sequence_before;
 }

@@ -1,5 +1,6 @@
 // The way of a write: open segment, sealing, sending, durability, flush.
 #include <algorithm>
+#include <utility>
 
 #include "base/log.hpp"
 #include "base/mutant.hpp"
@@ -99,6 +100,13 @@ void Volume::write_sectors(std::uint64_t lba, ConstBytes data) {
     data = data.subspan(std::size_t{count} * kSectorSize);
   }
   if (open_ && !open_->builder.has_room()) seal();
+  evict_when_due();
+}
+
+/// Once a block, where nobody relies on pages that he looked at before: a block may be sealed in the
+/// midst of a write.
+void Volume::evict_when_due() {
+  if (std::exchange(eviction_is_due_, false)) map_share_.settle(kEvictRoundsOfBlock);
 }
 
 std::optional<Result<void>> Volume::try_write(std::uint64_t offset, ConstBytes data) {
@@ -201,6 +209,7 @@ Task<void> Volume::mark_sectors(std::uint64_t lba, std::uint64_t count, ExtentKi
       map_.assign(lba, chunk, mark, 0);
       lba = chunk_end;
     }
+    evict_when_due();
     // Not after the last: between looking at the lease and the answer no time may pass.
     if (lba < end) co_await yield_to_loop();
   }
@@ -227,7 +236,7 @@ void Volume::send(SegmentBuilder& builder, BlockId id, std::uint16_t flags, bool
   in_flight_.push_back({sequence, id, buffer, size, false});
   log_bytes_ += size;
   ++log_blocks_;
-  map_share_.settle(kEvictRoundsOfBlock);
+  eviction_is_due_ = true;
   WriteOptions write_options;
   write_options.reserve = reserve;
   write_options.keep = (flags & kSegmentByCleaner) != 0 || !is_stream(builder);
@@ -295,6 +304,7 @@ Task<void> Volume::flush() {
   metric_flushes_.add();
   AGRO_CO_TRY_OK(check_usable());
   seal();
+  evict_when_due();
   co_return co_await wait_durable(last_sequence_);
 }
 

@@ -43,6 +43,7 @@ Task<void> Volume::load_page(std::uint32_t page) {
       co_return fail(with_context(std::move(loaded).error(),
                                   fmt::format("map page {} in block {}", page, at.block.to_string())));
     }
+    metric_loaded_pages_.add();
     map_share_.settle(kEvictRoundsOfLoad);
   }
   co_return Result<void>();

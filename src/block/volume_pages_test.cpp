@@ -98,6 +98,30 @@ TEST(VolumePagesTest, PageThatCannotBeReadIsAnError) {
   for (const std::uint64_t lba : {0ULL, 100ULL, 1100ULL}) EXPECT_EQ(*value_at(fixture, lba), lba + 1);
 }
 
+// Goal: a block that is sealed in the midst of a write does not evict the page that the write comes to
+// next. Method: no memory at all, and writes over the border of two clean pages, so that some segment is
+// full at the border.
+TEST(VolumePagesTest, PagesStayUntilTheEndOfAWrite) {
+  constexpr std::uint64_t kBorder = ExtentMap::kSectorsPerPage;
+  constexpr std::uint64_t kHalf = 8;
+  for (std::uint64_t fill = 0; fill < 16; ++fill) {
+    SCOPED_TRACE(fill);
+    VolumeFixture fixture(fill, kPages * kPageBytes);
+    ASSERT_NO_FATAL_FAILURE(open_with_absent_pages(fixture));
+    for (std::uint64_t lba = 0; lba < fill; ++lba) {
+      ASSERT_TRUE(fixture.loop.run(fixture.volume->write((5 * kBorder + 2 * lba) * kSectorSize, sector_of(1))).has_value());
+    }
+    std::vector<std::byte> bytes(2 * kHalf * kSectorSize);
+    ASSERT_TRUE(fixture.loop.run(fixture.volume->read((kBorder - kHalf) * kSectorSize, bytes)).has_value());
+    std::fill(bytes.begin(), bytes.end(), std::byte{0x5A});
+    const std::optional<Result<void>> written =
+        fixture.volume->try_write((kBorder - kHalf) * kSectorSize, bytes);
+    ASSERT_TRUE(written.has_value());
+    EXPECT_TRUE(written->has_value());
+    EXPECT_EQ(*value_at(fixture, kBorder), 0x5A5A5A5A5A5A5A5AU);
+  }
+}
+
 Job write_value(VolumeFixture& fixture, std::uint64_t lba, std::uint64_t value, int& failures) {
   const std::vector<std::byte> bytes = sector_of(value);
   const Result<void> done = co_await fixture.volume->write(lba * kSectorSize, bytes);
