@@ -1,4 +1,5 @@
 // Faults of disks: errors, no room, slowness, misreading, rot.
+#include "blockset/crc.hpp"
 #include "faults.hpp"
 
 namespace agro {
@@ -153,7 +154,9 @@ bool FaultInjector::rot() {
   if (!has_good_copy_elsewhere(*peer, block.ref)) return false;
   const auto fresh = [this, peer] { return cluster_.peer_life(*peer) == Life::up; };
   const Result<std::string> bytes = cluster_.loop.run(read_block(*peer, block), seconds(1));
-  if (!bytes.has_value() || !fresh() || !has_good_copy_elsewhere(*peer, block.ref)) return false;
+  // A disk that misreads may show what is elsewhere, and the store's own records are not to rot.
+  if (!bytes.has_value() || !crc_verify_block(block.ref, as_bytes(*bytes)).has_value()) return false;
+  if (!fresh() || !has_good_copy_elsewhere(*peer, block.ref)) return false;
   SimDisk& disk = cluster_.disk(*peer);
   const std::uint64_t offset = random_.below(block.size);
   const std::string last = bytes->substr(block.size - kPageSize);
