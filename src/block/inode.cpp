@@ -10,10 +10,10 @@ namespace agro {
 namespace {
 
 /// docs/formats/inode.md, "Root". Followed by InodeBlockRecords, then the directory locations of
-/// the map, then those of the table, then name and block spec.
+/// the map, then those of the table, then name and block spec, then AncestorRecords to the end.
 struct RootHeader {
   std::uint32_t magic;                  //  0  kRootMagic
-  std::uint16_t version;                //  4  2; 1 has neither name nor spec, and replication 0
+  std::uint16_t version;                //  4  3, or 2 without ancestors; 1 has no name, no spec, replication 0
   std::uint16_t replication;            //  6  of the volume itself; 0: the ring's
   std::uint64_t volume;                 //  8
   std::uint64_t size_bytes;             // 16
@@ -32,6 +32,13 @@ static_assert(sizeof(RootHeader) == 72 && offsetof(RootHeader, spec_size) == 70)
 static_assert(std::has_unique_object_representations_v<RootHeader>, "no hidden padding");
 constexpr std::uint32_t kRootMagic = 0x31444E49;  // "IND1"
 constexpr std::uint16_t kRootVersion = 2;
+constexpr std::uint16_t kCloneRootVersion = 3;
+
+struct AncestorRecord {
+  std::uint64_t volume;      //  0
+  std::uint64_t last_epoch;  //  8
+};
+static_assert(sizeof(AncestorRecord) == 16);
 
 struct InodeBlockRecord {
   std::uint64_t epoch;  //  0
@@ -65,6 +72,19 @@ tl::unexpected<Error> damaged(const char* what) {
 
 // --- reading ---
 
+Result<void> Inode::decode_ancestors(ConstBytes bytes, std::vector<VolumeAncestor>& ancestors) {
+  Epoch last;
+  for (; !bytes.empty(); bytes = bytes.subspan(sizeof(AncestorRecord))) {
+    const auto record = load<AncestorRecord>(bytes);
+    if (record.volume == 0 || record.volume > kVolumeIdMax || record.last_epoch <= last.value) {
+      return damaged("root with ancestors out of order");
+    }
+    last = {record.last_epoch};
+    ancestors.push_back({{record.volume}, last});
+  }
+  return {};
+}
+
 bool Inode::is_root(ConstBytes payload) {
   return payload.size() >= sizeof(RootHeader) && load<RootHeader>(payload).magic == kRootMagic;
 }
@@ -86,36 +106,45 @@ Result<void> Inode::decode_root(ConstBytes payload, InodeMeta& meta) {
   if (payload.size() < sizeof(RootHeader)) return damaged("root too short");
   const auto header = load<RootHeader>(payload);
   if (header.magic != kRootMagic) return damaged("not a root");
-  if (header.version != 1 && header.version != kRootVersion) {
+  if (header.version == 0 || header.version > kCloneRootVersion) {
     return damaged("a root of another version: use a newer agro");
   }
   if (header.version == 1 && (header.replication | header.name_size | header.spec_size) != 0) {
     return damaged("a root of version 1 with a description");
   }
-  if (header.volume != volume_.value) return damaged("root of another volume");
   const std::uint64_t expected_size =
       sizeof(RootHeader) + std::uint64_t{header.block_count} * sizeof(InodeBlockRecord) +
       (std::uint64_t{header.map_directory_count} + header.table_directory_count) *
           sizeof(PageLocation) +
       header.name_size + header.spec_size;
-  if (payload.size() != expected_size) return damaged("root counts do not fit");
+  const bool fits = header.version == kCloneRootVersion
+                        ? payload.size() > expected_size &&
+                              (payload.size() - expected_size) % sizeof(AncestorRecord) == 0
+                        : payload.size() == expected_size;
+  if (!fits) return damaged("root counts do not fit");
   if (directory_count_for(header.map_page_count) != header.map_directory_count ||
       directory_count_for(header.table_page_count) != header.table_directory_count) {
     return damaged("root directory counts");
   }
-  meta.volume = volume_;
+  AGRO_TRY_OK(decode_ancestors(payload.subspan(expected_size), meta.description.ancestors));
+  // Whoever knows a volume by its blocks alone learns its lineage here.
+  if (lineage_.ancestors().empty()) lineage_ = Lineage(lineage_.self(), meta.description.ancestors);
+  if (header.volume != lineage_.owner_of({header.epoch}).value) return damaged("root of another volume");
+  meta.volume = {header.volume};
   meta.size_bytes = header.size_bytes;
   meta.covered_sequence = header.covered_sequence;
   meta.epoch = {header.epoch};
-  const ConstBytes texts = payload.last(header.name_size + std::size_t{header.spec_size});
-  meta.description = {std::string(as_text(texts.first(header.name_size))),
-                      std::string(as_text(texts.last(header.spec_size))), header.replication};
+  const ConstBytes texts = payload.first(expected_size).last(header.name_size + std::size_t{header.spec_size});
+  meta.description.name = as_text(texts.first(header.name_size));
+  meta.description.block_spec = as_text(texts.last(header.spec_size));
+  meta.description.replication = header.replication;
   next_index_ = header.next_index;
   ConstBytes rest = payload.subspan(sizeof(RootHeader));
   for (std::uint32_t slot = 0; slot < header.block_count; ++slot) {
     const auto record = load<InodeBlockRecord>(rest);
     rest = rest.subspan(sizeof record);
-    const BlockRef ref{volume_, {record.epoch}, record.index, BlockType::inode};
+    const Epoch epoch{record.epoch};
+    const BlockRef ref{lineage_.owner_of(epoch), epoch, record.index, BlockType::inode};
     if (record.size > blockset_.payload_capacity()) return damaged("a block larger than blocks are");
     blocks_.push_back({ref, record.size, record.live});
     if (record.size == 0) free_slots_.push_back(slot);
@@ -312,7 +341,8 @@ Task<std::vector<BlockRef>> Inode::load_needed_blocks() {
   needed.push_back(root_);
   for (BlockId id = 0; id < table.id_limit(); ++id) {
     if (table[id].state == BlockState::free) continue;
-    needed.push_back({volume_, table[id].epoch, table[id].sequence, BlockType::data});
+    const Epoch epoch = table[id].epoch;
+    needed.push_back({lineage_.owner_of(epoch), epoch, table[id].sequence, BlockType::data});
   }
   std::sort(needed.begin(), needed.end());
   co_return needed;
@@ -402,7 +432,7 @@ Task<void> Inode::stage(std::uint32_t tree, bool is_directory, std::uint32_t ind
 
 Task<void> Inode::write_staged(Epoch epoch) {
   if (staging_ == nullptr) co_return Result<void>();
-  const BlockRef ref{volume_, epoch, next_index_++, BlockType::inode};
+  const BlockRef ref{lineage_.self(), epoch, next_index_++, BlockType::inode};
   const std::shared_ptr<AlignedBuffer> buffer = std::exchange(staging_, nullptr);
   const std::uint32_t payload_size = std::exchange(staging_size_, 0);
   const std::vector<Staged> staged = std::exchange(staged_, {});
@@ -428,18 +458,19 @@ Task<void> Inode::write_block(BlockRef ref, std::shared_ptr<AlignedBuffer> buffe
 }
 
 std::size_t Inode::root_size(const VolumeDescription& description) const {
-  return description.name.size() + description.block_spec.size() + sizeof(RootHeader) + blocks_.size() * sizeof(InodeBlockRecord) +
+  return description.name.size() + description.block_spec.size() + sizeof(RootHeader) +
+         description.ancestors.size() * sizeof(AncestorRecord) + blocks_.size() * sizeof(InodeBlockRecord) +
          (trees_[0].directories.size() + trees_[1].directories.size()) * sizeof(PageLocation);
 }
 
 std::uint32_t Inode::encode_root(const InodeMeta& meta, MutableBytes out) const {
   RootHeader header{};
   header.magic = kRootMagic;
-  header.version = kRootVersion;
+  header.version = meta.description.ancestors.empty() ? kRootVersion : kCloneRootVersion;
   header.replication = static_cast<std::uint16_t>(meta.description.replication);
   header.name_size = static_cast<std::uint16_t>(meta.description.name.size());
   header.spec_size = static_cast<std::uint16_t>(meta.description.block_spec.size());
-  header.volume = volume_.value;
+  header.volume = lineage_.self().value;
   header.size_bytes = meta.size_bytes;
   header.covered_sequence = meta.covered_sequence;
   header.epoch = meta.epoch.value;
@@ -464,7 +495,12 @@ std::uint32_t Inode::encode_root(const InodeMeta& meta, MutableBytes out) const 
   }
   const std::string texts = meta.description.name + meta.description.block_spec;
   std::memcpy(out.data() + position, texts.data(), texts.size());
-  return static_cast<std::uint32_t>(position + texts.size());
+  position += texts.size();
+  for (const VolumeAncestor& ancestor : meta.description.ancestors) {
+    store(out.subspan(position), AncestorRecord{ancestor.volume.value, ancestor.last_epoch.value});
+    position += sizeof(AncestorRecord);
+  }
+  return static_cast<std::uint32_t>(position);
 }
 
 Task<BlockRef> Inode::finish(InodeMeta meta) {
@@ -488,7 +524,7 @@ Task<BlockRef> Inode::finish(InodeMeta meta) {
     }
   }
   AGRO_CO_TRY_OK(co_await write_staged(meta.epoch));
-  const BlockRef root{volume_, meta.epoch, next_index_++, BlockType::inode};
+  const BlockRef root{lineage_.self(), meta.epoch, next_index_++, BlockType::inode};
   if (root_size(meta.description) > blockset_.payload_capacity()) {
     co_return fail(Errc::too_large, "the volume's INode root does not fit a block: use a larger block size");
   }

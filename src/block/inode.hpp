@@ -20,6 +20,7 @@
 #include "block/volume_map.hpp"
 #include "blockset/blockset.hpp"
 #include "core/block_ref.hpp"
+#include "core/lineage.hpp"
 
 namespace agro {
 
@@ -29,6 +30,7 @@ struct VolumeDescription {
   std::string name;
   std::string block_spec;
   std::uint32_t replication = 0;  // its own copies; 0: what the ring says
+  std::vector<VolumeAncestor> ancestors = {};
 
   bool operator==(const VolumeDescription&) const = default;
 };
@@ -61,8 +63,8 @@ class Inode {
   using Writer = std::function<Task<void>(BlockRef, SharedBytes)>;
 
   /// Without a writer it can only be read.
-  Inode(VolumeId volume, Blockset& blockset, BufferPool& buffers, Writer writer = {})
-      : volume_(volume), blockset_(blockset), buffers_(buffers), writer_(std::move(writer)) {}
+  Inode(Lineage lineage, Blockset& blockset, BufferPool& buffers, Writer writer = {})
+      : lineage_(std::move(lineage)), blockset_(blockset), buffers_(buffers), writer_(std::move(writer)) {}
 
   /// Whether a payload of a block of type inode is a root, by its first bytes.
   static bool is_root(ConstBytes payload);
@@ -106,6 +108,8 @@ class Inode {
   std::vector<BlockRef> take_garbage();
 
   BlockRef root() const { return root_; }
+  /// As it was told, or as the root says.
+  const Lineage& lineage() const { return lineage_; }
   /// Names of the blocks that make up the INode, without the root.
   std::vector<BlockRef> live_refs() const;
   std::uint64_t bytes_written() const { return bytes_written_; }
@@ -146,12 +150,13 @@ class Inode {
   Task<void> load_table(BlockTable& table);
   Task<void> read_block_into(std::size_t slot, std::vector<SharedBytes>& payloads);
   Result<void> decode_root(ConstBytes payload, InodeMeta& meta);
+  static Result<void> decode_ancestors(ConstBytes bytes, std::vector<VolumeAncestor>& ancestors);
   std::size_t root_size(const VolumeDescription& description) const;
   std::uint32_t encode_root(const InodeMeta& meta, MutableBytes out) const;
   Task<void> write_block(BlockRef ref, std::shared_ptr<AlignedBuffer> buffer,
                          std::uint32_t payload_size);
 
-  VolumeId volume_;
+  Lineage lineage_;
   Blockset& blockset_;
   BufferPool& buffers_;
   Writer writer_;

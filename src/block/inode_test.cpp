@@ -89,6 +89,27 @@ TEST_F(InodeTest, RootOfVersion1HasNoDescription) {
   EXPECT_EQ(loaded->description, VolumeDescription{});
 }
 
+// Goal: a clone's root says its ancestors, in the bytes of docs/formats/inode.md, and whose its blocks are.
+TEST_F(InodeTest, RootOfACloneNamesItsAncestors) {
+  meta_.description.ancestors = {{{3}, {1}}, {{5}, {2}}};
+  write_root();
+  const std::string text = to_hex(root_payload());
+  EXPECT_TRUE(text.starts_with("494e4431" "0300" "0300")) << text;
+  EXPECT_TRUE(text.ends_with("6372632c62617365" "0300000000000000" "0100000000000000"
+                             "0500000000000000" "0200000000000000")) << text;
+  const Result<InodeMeta> loaded = load();
+  ASSERT_TRUE(loaded.has_value());
+  EXPECT_EQ(loaded->description, meta_.description);
+  const Lineage lineage(kVolume, meta_.description.ancestors);
+  EXPECT_EQ(lineage.owner_of({1}), VolumeId{3});
+  EXPECT_EQ(lineage.owner_of({2}), VolumeId{5});
+  EXPECT_EQ(lineage.owner_of({3}), kVolume);
+  std::vector<std::byte> payload = root_payload();
+  payload[payload.size() - 8] = std::byte{1};  // no later than the one before
+  store_root(payload);
+  EXPECT_EQ(load().code(), Errc::corrupt);
+}
+
 TEST_F(InodeTest, RefusesWhatIsNoRoot) {
   write_root();
   const std::vector<std::byte> good = root_payload();

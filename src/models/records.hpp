@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/block_ref.hpp"
+#include "core/lineage.hpp"
 #include "core/uuid.hpp"
 #include "models/peer_labels.hpp"
 #include "models/ring_spec.hpp"
@@ -31,14 +32,6 @@ struct ClusterRecord {
 enum class VolumeState : std::uint8_t {
   active = 0,
   kept = 1,  // deleted, without a name; clones need its blocks
-};
-
-/// Whose blocks a clone started from: those of epochs up to and including `last_epoch`, and above that of
-/// the ancestor before, are the ancestor's. Epochs of a clone go on where those of its origin stood.
-struct VolumeAncestor {
-  VolumeId volume;
-  Epoch last_epoch;
-  bool operator==(const VolumeAncestor&) const = default;
 };
 
 struct VolumeRecord {
