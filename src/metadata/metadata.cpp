@@ -362,8 +362,7 @@ Task<VolumeRecord> Metadata::change_volume(std::string name, VolumeChange change
         co_return fail(
             Errc::invalid_argument,
             fmt::format(
-                "volume '{}' has {} bytes; shrinking it to {} cuts off what lies beyond and "
-                "needs --force",
+                "volume '{}' has {} bytes and can only be made larger, not {}",
                 name, old_size, volume.size));
       }
       const auto lock = co_await lock_of(volume.id);

@@ -156,6 +156,8 @@ class Metadata {
   Task<VolumeHead> head(VolumeId volume);
   /// Heads and epochs of all volumes, at one revision, sorted by id.
   Task<std::vector<VolumePosition>> positions();
+  /// Of one volume. Errors: not_found.
+  Task<VolumePosition> position(VolumeId volume);
   /// Who has it open, if anybody. Errors: not_found, when there is no such volume.
   Task<std::optional<VolumeLock>> lock_of(VolumeId volume);
 
@@ -255,6 +257,7 @@ class Metadata {
   struct VolumeKeys;
   Task<Outcome> commit(std::vector<KvCompare> compares, std::vector<KvOp> ops);
   Task<VolumeKeys> read_volume_keys(VolumeId volume);
+  Task<std::vector<VolumePosition>> read_positions(std::string prefix);
   Task<VolumeKeys> read_own_keys(VolumeId volume, Epoch epoch, std::uint64_t lease);
   static Result<void> check_new_volume(const NewVolume& wanted, const ClusterView& view);
   Task<Outcome> commit_new_volume(VolumeRecord& volume, VolumeHead head, const KeyValue* snapshot,

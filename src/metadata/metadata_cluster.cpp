@@ -143,18 +143,19 @@ Task<VolumeAccount> Metadata::volume_account() {
   co_return account;
 }
 
-Task<std::vector<VolumePosition>> Metadata::positions() {
-  AGRO_CO_TRY(const KvRange range, co_await kv_.list(std::string(keys::kVolumeState)));
+/// Heads, epochs and snapshots under a prefix of kVolumeState.
+Task<std::vector<VolumePosition>> Metadata::read_positions(std::string prefix) {
+  AGRO_CO_TRY(const KvRange range, co_await kv_.list(std::move(prefix)));
   std::map<VolumeId, VolumePosition> volumes;
   for (const KeyValue& entry : range.entries) {
     const std::string_view rest = std::string_view(entry.key).substr(keys::kVolumeState.size());
-    const std::size_t slash = rest.find_first_of("/@");
-    AGRO_CO_TRY(const std::uint64_t id, keys::parse_number(rest.substr(0, slash), 16, "volume id"));
-    if (slash == std::string_view::npos) continue;
+    const std::size_t mark = rest.find_first_of("/@");
+    AGRO_CO_TRY(const std::uint64_t id, keys::parse_number(rest.substr(0, mark), 16, "volume id"));
+    if (mark == std::string_view::npos) continue;
     VolumePosition& volume = volumes[VolumeId{id}];
     volume.volume = VolumeId{id};
-    const std::string_view what = rest.substr(slash + 1);
-    if (rest[slash] == '@') {
+    const std::string_view what = rest.substr(mark + 1);
+    if (rest[mark] == '@') {
       AGRO_CO_TRY(SnapshotRecord snapshot, decode_snapshot(entry.value));
       volume.snapshots.push_back(std::move(snapshot));
     } else if (what == "head") {
@@ -172,6 +173,17 @@ Task<std::vector<VolumePosition>> Metadata::positions() {
   std::vector<VolumePosition> all;
   for (const auto& [id, volume] : volumes) all.push_back(volume);
   co_return all;
+}
+
+Task<std::vector<VolumePosition>> Metadata::positions() {
+  return read_positions(std::string(keys::kVolumeState));
+}
+
+Task<VolumePosition> Metadata::position(VolumeId volume) {
+  AGRO_CO_TRY(std::vector<VolumePosition> found,
+              co_await read_positions(std::string(keys::kVolumeState) + keys::volume_text(volume)));
+  if (found.empty()) co_return fail(Errc::not_found, fmt::format("there is no volume {}", volume.value));
+  co_return std::move(found.front());
 }
 
 Task<void> Metadata::report_settled(PeerId peer, std::uint64_t version) {

@@ -216,7 +216,7 @@ TYPED_TEST(SnapshotTest, RenamedAndResized) {
               changed.bandwidth_max == 20);
   this->open(changed, 1);
   EXPECT_EQ(this->error(this->a.rename_volume("new", "newer"), "open by writer"), Errc::locked);
-  EXPECT_EQ(this->error(this->a.change_volume("new", {.size = 4096}), "--force"),
+  EXPECT_EQ(this->error(this->a.change_volume("new", {.size = 4096}), "only be made larger"),
             Errc::invalid_argument);
   EXPECT_EQ(this->error(this->a.change_volume("new", {.size = 4096, .may_shrink = true}),
                         "open by writer"),

@@ -15,7 +15,7 @@
 
 namespace agro {
 
-inline constexpr std::chrono::milliseconds kSqlitePollInterval{100};
+inline constexpr std::chrono::milliseconds kSqlitePollInterval{25};
 
 struct SqliteKvOptions {
   std::string path;
