@@ -30,6 +30,13 @@ ExtentMap::ExtentMap(std::uint64_t sector_count)
       pages_(round_up(sector_count, kSectorsPerPage) / kSectorsPerPage),
       absent_(pages_.size(), false) {}
 
+void ExtentMap::grow(std::uint64_t sector_count) {
+  AGRO_ASSERT(sector_count >= sector_count_);
+  sector_count_ = sector_count;
+  pages_.resize(round_up(sector_count, kSectorsPerPage) / kSectorsPerPage);
+  absent_.resize(pages_.size(), false);
+}
+
 MapRun ExtentMap::lookup(std::uint64_t lba, std::uint32_t count_max) const {
   AGRO_ASSERT(lba < sector_count_);
   const auto limit = static_cast<std::uint32_t>(

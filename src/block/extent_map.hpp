@@ -45,6 +45,9 @@ class ExtentMap {
   /// The page's runs without holes, for checkpoints. Shape: appended to `out`.
   void runs_of_page(std::uint32_t page, std::vector<MapRun>& out) const;
 
+  /// What is added is a hole. Shape: not fewer than before.
+  void grow(std::uint64_t sector_count);
+
   /// The bytes of a page for an INode, appended; nothing for a page without runs.
   void encode_page(std::uint32_t page, std::vector<std::byte>& out) const;
   /// Gives a page, which is new or absent, its contents. Errors: corrupt.

@@ -22,6 +22,7 @@ Volume::Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, Volume
       backend_(backend),
       blockset_(make_blockset(spec, backend)),
       id_(id),
+      lineage_(id, options.description.ancestors),
       size_bytes_(size_bytes),
       lease_(lease),
       options_(options),
@@ -31,7 +32,7 @@ Volume::Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, Volume
       map_share_(options.map_memory != nullptr ? options.map_memory
                                                : std::make_shared<MapMemory>(kMapMemoryDefault),
                  map_),
-      inode_(id, *blockset_, buffers_,
+      inode_(lineage_, *blockset_, buffers_,
              [this](BlockRef ref, SharedBytes block) {
                WriteOptions write_options;
                write_options.reserve = true;

@@ -37,6 +37,8 @@ struct LogHead {
   Epoch checkpoint_epoch;  // of the root; 0: there is no checkpoint
   std::uint64_t root_index = 0;
   std::uint64_t sequence = 0;  // covered by the checkpoint
+  std::uint64_t log_end = 0;   // one past the last block of the log; 0: where its blocks end
+  bool operator==(const LogHead&) const = default;
 };
 
 /// The volume's lock in the MDS, held by this process for one epoch.
@@ -74,8 +76,12 @@ struct VolumeOptions {
   std::uint64_t restore_rate = 128 * 1024 * 1024;  // bytes a second of copies that are made again
   /// Copies that blocks of the last writer are sure to have, when it recorded fewer than all; 0: all.
   std::uint32_t degraded_copies = 0;
-  /// For the roots of its INodes, so that the volume can be found without the MDS.
+  /// For the roots of its INodes, so that the volume can be found without the MDS. Its ancestors are those
+  /// of the volume.
   VolumeDescription description = {};
+  bool read_only = false;  // for front ends
+  /// Of the volume's snapshots, and of clones that started from them.
+  std::vector<LogHead> pinned_heads = {};
   /// Open the volume although peers are missing that may hold flushed data.
   bool force_recovery = false;
 };
@@ -110,7 +116,7 @@ class Volume final : public BlockDevice {
   ~Volume() override;
 
   std::uint64_t size_bytes() const override { return size_bytes_; }
-  bool read_only() const override { return false; }
+  bool read_only() const override { return options_.read_only; }
   Task<void> read(std::uint64_t offset, MutableBytes out) override;
   Task<void> write(std::uint64_t offset, ConstBytes data) override;
   std::optional<Result<void>> try_read(std::uint64_t offset, MutableBytes out) override;
@@ -126,6 +132,16 @@ class Volume final : public BlockDevice {
   /// Flushes, writes a checkpoint and stops. Errors: what kept it from doing so within
   /// close_deadline; the volume is stopped all the same and unflushed writes may be lost.
   Task<void> close();
+
+  /// A state that contains all that was acknowledged before the call, durable: the committed checkpoint and
+  /// the log up to an end. Nothing that it needs is deleted from now on, until set_pinned_heads() says so.
+  /// When a newer checkpoint is committed before it was recorded, it is to be taken again.
+  Task<LogHead> take_snapshot();
+  /// What must not be deleted. Shape: has all that was recorded since take_snapshot() returned it.
+  void set_pinned_heads(const std::vector<LogHead>& heads);
+  bool has_pinned_heads() const { return pinned_data_.epoch.value != 0; }
+  /// Makes the device larger. Shape: a multiple of 4096, not smaller.
+  void grow(std::uint64_t size_bytes);
 
   VolumeStatus info() const;
   VolumeId id() const { return id_; }
@@ -219,6 +235,9 @@ class Volume final : public BlockDevice {
   Task<void> write_inode(std::vector<PageKey>& taken, std::vector<PageKey> moving,
                          std::uint64_t covered, BlockRef& root);
   void delete_blocks(std::vector<BlockRef> refs);
+  bool is_pinned(const BlockRef& ref) const;
+  void pin_head(const LogHead& head);
+  void pin_map();
   Job remove_blocks(std::vector<BlockRef> refs);
   Job checkpoint_when_due();
   void note_space_shortage();
@@ -237,10 +256,6 @@ class Volume final : public BlockDevice {
   std::vector<BlockRef> needed_refs() const;
 
   // volume_pages.cpp
-  struct SectorRange {
-    std::uint64_t lba;
-    std::uint64_t count;
-  };
   Task<void> load_page(std::uint32_t page);
   PagePin pin_range(std::uint64_t lba, std::uint64_t count);
   Task<void> load_range(std::uint64_t lba, std::uint64_t count);
@@ -254,6 +269,8 @@ class Volume final : public BlockDevice {
   std::uint32_t sure_copies() const;
   Result<void> check_missing(const std::vector<PeerId>& missing) const;
   Task<std::vector<BlockRef>> replay_log(LogHead head, Reached fenced);
+  Task<void> replay_closed_log(LogHead head);
+  Task<void> replay_blocks(std::vector<Listing::Entry> entries);
   Task<void> replay_block(Listing::Entry entry, SharedBytes& block);
   Task<void> load_for_segment(ConstBytes payload, std::vector<PagePin>& pins);
   Result<void> apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload);
@@ -280,6 +297,7 @@ class Volume final : public BlockDevice {
   BlockBackend& backend_;
   std::unique_ptr<Blockset> blockset_;
   VolumeId id_;
+  Lineage lineage_;
   std::uint64_t size_bytes_;
   VolumeLease& lease_;
   VolumeOptions options_;
@@ -295,6 +313,9 @@ class Volume final : public BlockDevice {
   std::uint64_t last_sequence_ = 0;           // given to the last sealed block
   std::uint64_t durable_sequence_ = 0;
   std::uint64_t covered_sequence_ = 0;        // by the committed INode
+  LogHead committed_head_;
+  BlockRef pinned_data_;                      // the newest that a snapshot may need; epoch 0: none
+  BlockRef pinned_inode_;
   bool eviction_is_due_ = false;              // a block was sealed since the last
   std::uint64_t log_bytes_ = 0;               // sealed since the last checkpoint began
   std::uint64_t log_blocks_ = 0;

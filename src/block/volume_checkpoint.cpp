@@ -43,7 +43,7 @@ Task<void> Volume::checkpoint_locked() {
   // The instant of the checkpoint: no await from here to begin_checkpoint().
   seal();
   const std::uint64_t covered = last_sequence_;
-  const std::vector<BlockRef> dead = map_.take_dead(id_);
+  const std::vector<BlockRef> dead = map_.take_dead(lineage_);
   doomed_.insert(doomed_.end(), dead.begin(), dead.end());
   if (AGRO_MUTANT(kFreedBeforeCommit)) delete_blocks(std::exchange(doomed_, {}));
   std::vector<PageKey> moving;
@@ -62,9 +62,8 @@ Task<void> Volume::checkpoint_locked() {
   const std::uint64_t bytes_before = inode_.bytes_written();
   Result<void> written = co_await write_inode(taken, std::move(moving), covered, root);
   metric_checkpoint_bytes_.add(inode_.bytes_written() - bytes_before);
-  if (written.has_value()) {
-    written = co_await lease_.commit({lease_.epoch(), root.epoch, root.index, covered});
-  }
+  const LogHead head{lease_.epoch(), root.epoch, root.index, covered};
+  if (written.has_value()) written = co_await lease_.commit(head);
   if (!written.has_value()) {
     map_.abort_checkpoint(taken);
     log_bytes_ += log_bytes;
@@ -75,6 +74,7 @@ Task<void> Volume::checkpoint_locked() {
   map_.end_checkpoint(taken);
   map_share_.settle(kEvictRoundsOfCheckpoint);
   covered_sequence_ = covered;
+  committed_head_ = head;
   // Of doomed_, what died after the instant came in through a later take_dead(), which the mutex
   // keeps out: all of it was dead at the instant.
   std::vector<BlockRef> refs = std::exchange(doomed_, {});
@@ -102,7 +102,9 @@ Task<void> Volume::write_inode(std::vector<PageKey>& taken, std::vector<PageKey>
   co_return Result<void>();
 }
 
+/// Deletes what nobody needs but perhaps a snapshot or another volume: what is one of those is gc's.
 void Volume::delete_blocks(std::vector<BlockRef> refs) {
+  std::erase_if(refs, [this](const BlockRef& ref) { return is_pinned(ref); });
   if (refs.empty()) return;
   ++removal_count_;
   jobs_.spawn(remove_blocks(std::move(refs)));

@@ -40,14 +40,15 @@ double Volume::garbage_ratio_limit() const {
 
 bool Volume::cleaning_is_needed() const {
   const std::uint64_t sectors_per_block = blockset_->payload_capacity() / kSectorSize;
-  const std::uint64_t live = map_.live_sector_count();
-  const std::uint64_t stored = map_.stored_sector_count() - map_.dead_sector_count();
+  const std::uint64_t live = map_.live_sector_count() - map_.pinned_live_sector_count();
+  const std::uint64_t stored =
+      map_.stored_sector_count() - map_.dead_sector_count() - map_.pinned_stored_sector_count();
   const double limit = static_cast<double>(live) * garbage_ratio_limit();
   if (static_cast<double>(stored) > limit + static_cast<double>(kSlackBlocks * sectors_per_block)) {
     return true;
   }
   const std::uint64_t small_allowed = is_busy() && !is_space_scarce() ? kSmallBlocksBusy : kSmallBlocksIdle;
-  const std::uint64_t block_count = map_.block_count() - map_.dead_count();
+  const std::uint64_t block_count = map_.block_count() - map_.dead_count() - map_.pinned_block_count();
   return block_count > 2 * stored / sectors_per_block + small_allowed;
 }
 
@@ -64,6 +65,7 @@ std::vector<BlockId> Volume::choose_victims() const {
     const BlockEntry& entry = table[id];
     if (entry.state != BlockState::durable || entry.live_count == 0) continue;
     if (unreadable_.contains(entry.sequence)) continue;
+    if (map_.is_pinned(entry)) continue;  // the block would stay
     // Gain: garbage, and half a sector's worth for the block itself, against the data to move.
     const double garbage = entry.sector_count - entry.live_count + 0.5;
     const bool worthwhile = garbage >= 0.05 * entry.sector_count || entry.sector_count < sectors_per_block / 2;
@@ -246,7 +248,8 @@ Job Volume::clean_when_needed() {
       }
       busy_ = user_activity() != activity_before;
       activity_before = user_activity();
-      const bool far_behind = map_.stored_sector_count() > 3 * map_.live_sector_count();
+      const bool far_behind =
+          map_.stored_sector_count() - map_.pinned_stored_sector_count() > 3 * map_.live_sector_count();
       if (!is_busy() || far_behind || is_space_scarce()) continue;
       const TimePoint now = env_.clock.now();
       co_await wait_until(stopping_, env_.clock, now + 3 * (now - begin));

@@ -119,6 +119,8 @@ std::vector<BlockRef> Volume::needed_refs() const {
   for (BlockId id = 0; id < map_.table().id_limit(); ++id) {
     if (map_.table()[id].state == BlockState::durable) refs.push_back(ref_of(id));
   }
+  // An ancestor's blocks have had their copies since before this volume was.
+  std::erase_if(refs, [this](const BlockRef& ref) { return ref.volume != id_; });
   std::sort(refs.begin(), refs.end());
   return refs;
 }

@@ -39,6 +39,23 @@ void VolumeMap::note_if_dead(BlockId id) {
   if (entry.state != BlockState::durable || entry.live_count > 0) return;
   dead_.push_back(id);  // once in a block's life: from here on it cannot change
   dead_sector_count_ += entry.sector_count;
+  if (!is_pinned(entry)) return;
+  pinned_stored_sector_count_ -= entry.sector_count;
+  --pinned_block_count_;
+}
+
+void VolumeMap::set_pinned(Epoch epoch, std::uint64_t sequence) {
+  pinned_to_ = {epoch, sequence};
+  pinned_stored_sector_count_ = pinned_live_sector_count_ = pinned_block_count_ = 0;
+  for (BlockId id = 0; id < table_.id_limit(); ++id) {
+    const BlockEntry& entry = table_[id];
+    const bool is_counted =
+        entry.state == BlockState::in_flight || (entry.state == BlockState::durable && entry.live_count > 0);
+    if (!is_counted || !is_pinned(entry)) continue;
+    pinned_stored_sector_count_ += entry.sector_count;
+    pinned_live_sector_count_ += entry.live_count;
+    ++pinned_block_count_;
+  }
 }
 
 void VolumeMap::assign(std::uint64_t lba, std::uint64_t count, BlockId block,
@@ -60,6 +77,7 @@ void VolumeMap::assign(std::uint64_t lba, std::uint64_t count, BlockId block,
       AGRO_ASSERT(table_[old.block].live_count >= old.count);
       table_[old.block].live_count -= old.count;
       live_sector_count_ -= old.count;
+      if (is_pinned(table_[old.block])) pinned_live_sector_count_ -= old.count;
       if (table_[old.block].live_count == 0) note_if_dead(old.block);
     }
     lba += step;
@@ -103,7 +121,7 @@ void VolumeMap::drop_open_block(BlockId id) {
   table_.free(id);
 }
 
-std::vector<BlockRef> VolumeMap::take_dead(VolumeId volume) {
+std::vector<BlockRef> VolumeMap::take_dead(const Lineage& lineage) {
   std::vector<BlockRef> refs;
   refs.reserve(dead_.size());
   for (const BlockId id : dead_) {
@@ -111,7 +129,7 @@ std::vector<BlockRef> VolumeMap::take_dead(VolumeId volume) {
     AGRO_ASSERT(entry.live_count == 0);
     AGRO_ASSERT(entry.state == BlockState::durable);
     touch({PageKind::table, BlockTable::page_of(id)});
-    refs.push_back({volume, entry.epoch, entry.sequence, BlockType::data});
+    refs.push_back({lineage.owner_of(entry.epoch), entry.epoch, entry.sequence, BlockType::data});
     stored_sector_count_ -= entry.sector_count;
     --block_count_;
     table_.free(id);

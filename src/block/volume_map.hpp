@@ -15,6 +15,7 @@
 
 #include "block/block_table.hpp"
 #include "block/extent_map.hpp"
+#include "core/lineage.hpp"
 
 namespace agro {
 
@@ -24,6 +25,11 @@ struct PageKey {
   PageKind kind = PageKind::map;
   std::uint32_t index = 0;
   auto operator<=>(const PageKey&) const = default;
+};
+
+struct SectorRange {
+  std::uint64_t lba;
+  std::uint64_t count;
 };
 
 class VolumeMap {
@@ -52,6 +58,8 @@ class VolumeMap {
   /// blocks that the table lacks, or the counts differ.
   Result<void> check_counts();
 
+  void grow(std::uint64_t sector_count) { map_.grow(sector_count); }
+
   MapRun lookup(std::uint64_t lba, std::uint32_t count_max) const {
     return map_.lookup(lba, count_max);
   }
@@ -70,9 +78,20 @@ class VolumeMap {
 
   /// Durable blocks without live sectors, since the last call: they may be deleted once a
   /// checkpoint that started after this call has been committed. Their ids are free from now on.
-  std::vector<BlockRef> take_dead(VolumeId volume);
+  std::vector<BlockRef> take_dead(const Lineage& lineage);
   std::uint64_t dead_sector_count() const { return dead_sector_count_; }
   std::size_t dead_count() const { return dead_.size(); }
+
+  /// Blocks up to (epoch, sequence) are pinned: a snapshot may need them, so that nothing is gained when
+  /// their data moves. Replaces what was pinned before.
+  void set_pinned(Epoch epoch, std::uint64_t sequence);
+  bool is_pinned(const BlockEntry& entry) const {
+    return entry.sequence != 0 && std::pair(entry.epoch, entry.sequence) <= pinned_to_;
+  }
+  // Totals over pinned blocks that have live data, or are in flight.
+  std::uint64_t pinned_stored_sector_count() const { return pinned_stored_sector_count_; }
+  std::uint64_t pinned_live_sector_count() const { return pinned_live_sector_count_; }
+  std::uint64_t pinned_block_count() const { return pinned_block_count_; }
 
   // Totals over durable and in-flight blocks.
   std::uint64_t stored_sector_count() const { return stored_sector_count_; }
@@ -119,6 +138,10 @@ class VolumeMap {
   std::uint64_t live_sector_count_ = 0;
   std::uint64_t block_count_ = 0;
   std::uint64_t dead_sector_count_ = 0;
+  std::pair<Epoch, std::uint64_t> pinned_to_;
+  std::uint64_t pinned_stored_sector_count_ = 0;
+  std::uint64_t pinned_live_sector_count_ = 0;
+  std::uint64_t pinned_block_count_ = 0;
 };
 
 }  // namespace agro

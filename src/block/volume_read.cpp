@@ -18,7 +18,7 @@ constexpr std::uint32_t kCachedRunMax = 16;
 BlockRef Volume::ref_of(BlockId id) const {
   if (id >= kBlockIdLimit) return {};
   const BlockEntry& entry = map_.table()[id];
-  return {id_, entry.epoch, entry.sequence, BlockType::data};
+  return {lineage_.owner_of(entry.epoch), entry.epoch, entry.sequence, BlockType::data};
 }
 
 Task<void> Volume::confirm_lease() {

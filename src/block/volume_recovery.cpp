@@ -14,6 +14,7 @@
 #include "base/log.hpp"
 #include "base/mutant.hpp"
 #include "base/parallel.hpp"
+#include "block/replay.hpp"
 #include "block/volume.hpp"
 
 namespace agro {
@@ -30,8 +31,9 @@ Task<void> Volume::recover(LogHead head) {
   const std::uint32_t sure = sure_copies();
   AGRO_CO_TRY(const Reached fenced, co_await backend_.fence(id_, lease_.epoch(), sure - 1));
   AGRO_CO_TRY_OK(check_missing(missing_in(fenced, fenced)));
+  set_pinned_heads(options_.pinned_heads);
   if (head.checkpoint_epoch.value != 0) {
-    const BlockRef root{id_, head.checkpoint_epoch, head.root_index, BlockType::inode};
+    const BlockRef root{lineage_.owner_of(head.checkpoint_epoch), head.checkpoint_epoch, head.root_index, BlockType::inode};
     AGRO_CO_TRY(const InodeMeta meta, co_await inode_.load_root(root));
     if (meta.size_bytes > size_bytes_) {
       co_return fail(Errc::corrupt, "the INode is of a larger volume");
@@ -40,7 +42,12 @@ Task<void> Volume::recover(LogHead head) {
     head.sequence = meta.covered_sequence;
   }
   last_sequence_ = durable_sequence_ = covered_sequence_ = head.sequence;
-  AGRO_CO_TRY(const std::vector<BlockRef> beyond, co_await replay_log(head, fenced));
+  std::vector<BlockRef> beyond;
+  if (head.log_end != 0) {
+    AGRO_CO_TRY_OK(co_await replay_closed_log(head));
+  } else {
+    AGRO_CO_TRY(beyond, co_await replay_log(head, fenced));
+  }
   std::vector<BlockRef> named = inode_.live_refs();
   if (inode_.root().index != 0) named.push_back(inode_.root());
   Result<void> written = co_await checkpoint();
@@ -116,15 +123,40 @@ Task<std::vector<BlockRef>> Volume::replay_log(LogHead head, Reached fenced) {
           AGRO_MUTANT(kReplayPastGap))) {
     ++run;
   }
-  for (std::size_t begin = 0; begin < run; begin += kReplayAtOnce) {
-    const std::size_t count = std::min(kReplayAtOnce, run - begin);
+  std::vector<BlockRef> beyond;
+  for (std::size_t index = run; index < listing.entries.size(); ++index) {
+    beyond.push_back(listing.entries[index].ref);
+  }
+  std::vector<Listing::Entry> entries(listing.entries.begin(),
+                                      listing.entries.begin() + static_cast<std::ptrdiff_t>(run));
+  AGRO_CO_TRY_OK(co_await replay_blocks(std::move(entries)));
+  if (run > 0) {
+    log_info("volume {}: replayed {} blocks after the checkpoint{}", id_.value, run,
+             missing.empty() ? "" : ", some peers are missing");
+  }
+  co_return beyond;
+}
+
+/// Of a snapshot that is restored or cloned: all of it is there, with all its copies.
+Task<void> Volume::replay_closed_log(LogHead head) {
+  std::vector<Listing::Entry> entries;
+  for (std::uint64_t sequence = head.sequence + 1; sequence < head.log_end; ++sequence) {
+    const BlockRef ref{lineage_.owner_of(head.epoch), head.epoch, sequence, BlockType::data};
+    entries.push_back({ref, 0, blockset_->copy_count()});
+  }
+  co_return co_await replay_blocks(std::move(entries));
+}
+
+Task<void> Volume::replay_blocks(std::vector<Listing::Entry> entries) {
+  for (std::size_t begin = 0; begin < entries.size(); begin += kReplayAtOnce) {
+    const std::size_t count = std::min(kReplayAtOnce, entries.size() - begin);
     std::vector<SharedBytes> blocks(count);
     AGRO_CO_TRY_OK(co_await for_each_parallel(
-        count, kReplayAtOnce, [this, begin, &listing, &blocks](std::size_t index) {
-          return replay_block(listing.entries[begin + index], blocks[index]);
+        count, kReplayAtOnce, [this, begin, &entries, &blocks](std::size_t index) {
+          return replay_block(entries[begin + index], blocks[index]);
         }));
     for (std::size_t index = 0; index < count; ++index) {
-      const BlockRef& ref = listing.entries[begin + index].ref;
+      const BlockRef& ref = entries[begin + index].ref;
       AGRO_CO_TRY(const SharedBytes payload, blockset_->payload(ref, blocks[index]));
       const auto size = static_cast<std::uint32_t>(blocks[index].size());
       std::vector<PagePin> pins;
@@ -132,15 +164,7 @@ Task<std::vector<BlockRef>> Volume::replay_log(LogHead head, Reached fenced) {
       AGRO_CO_TRY_OK(apply_segment(ref, size, payload.bytes));
     }
   }
-  if (run > 0) {
-    log_info("volume {}: replayed {} blocks after the checkpoint{}", id_.value, run,
-             missing.empty() ? "" : ", some peers are missing");
-  }
-  std::vector<BlockRef> beyond;
-  for (std::size_t index = run; index < listing.entries.size(); ++index) {
-    beyond.push_back(listing.entries[index].ref);
-  }
-  co_return beyond;
+  co_return Result<void>();
 }
 
 Task<void> Volume::replay_block(Listing::Entry entry, SharedBytes& block) {
@@ -158,33 +182,14 @@ Task<void> Volume::replay_block(Listing::Entry entry, SharedBytes& block) {
 
 /// Only pages that the log touches are loaded. What is wrong with a segment, apply_segment() says.
 Task<void> Volume::load_for_segment(ConstBytes payload, std::vector<PagePin>& pins) {
-  std::vector<SectorRange> ranges;
-  const Result<SegmentView> view = decode_segment(payload);
-  if (!view.has_value()) co_return Result<void>();
-  for (const SegmentExtent& extent : view->extents) ranges.push_back({extent.lba, extent.count});
-  map_share_.settle(ranges.size() + 1);
-  co_return co_await load_ranges(pins, std::move(ranges));
+  Result<std::vector<SectorRange>> ranges = ranges_of_segment(payload);
+  if (!ranges.has_value()) co_return Result<void>();
+  map_share_.settle(ranges->size() + 1);
+  co_return co_await load_ranges(pins, std::move(*ranges));
 }
 
 Result<void> Volume::apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload) {
-  Result<SegmentView> view = decode_segment(payload);
-  if (!view) return fail(with_context(std::move(view).error(), "block " + ref.to_string()));
-  const BlockId id = map_.add_open_block(ref.epoch);
-  for (const SegmentExtent& extent : view->extents) {
-    const auto kind = static_cast<ExtentKind>(extent.kind);
-    if (AGRO_MUTANT(kTrimNotReplayed) && kind != ExtentKind::data) continue;
-    if (extent.lba + extent.count > map_.map().sector_count()) {
-      return fail(Errc::corrupt, fmt::format("block {}: an extent beyond the volume's end",
-                                             ref.to_string()));
-    }
-    switch (kind) {
-      case ExtentKind::data: map_.assign(extent.lba, extent.count, id, extent.sector); break;
-      case ExtentKind::hole: map_.assign(extent.lba, extent.count, kHoleBlock, 0); break;
-      case ExtentKind::zero: map_.assign(extent.lba, extent.count, kZeroBlock, 0); break;
-    }
-  }
-  map_.seal_block(id, ref.index, view->sector_count(), size);
-  map_.set_durable(id);
+  AGRO_TRY_OK(replay_segment(map_, ref, size, payload));
   last_sequence_ = durable_sequence_ = ref.index;
   return {};
 }

@@ -1,0 +1,301 @@
+// Snapshots, clones, restored volumes and growth.
+// Method: a model of every state that was taken; the memory backend; cleaner and checkpoints on.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "block/snapshot_device.hpp"
+#include "block/volume_fixture.hpp"
+
+namespace agro {
+namespace {
+
+using Model = std::map<std::uint64_t, std::uint64_t>;  // value by sector; absent: zeros
+
+std::vector<std::byte> sector_of(std::uint64_t value) {
+  std::vector<std::byte> bytes(kSectorSize);
+  store(MutableBytes(bytes), value);
+  return bytes;
+}
+
+/// A volume by id, opened and reopened over blocks that others share.
+class Opened {
+ public:
+  Opened(VolumeFixture& fixture, VolumeId id, LogHead head, std::uint64_t epoch,
+         std::vector<VolumeAncestor> ancestors = {})
+      : fixture_(fixture), id_(id), head_(head), epoch_(epoch), ancestors_(std::move(ancestors)) {}
+  ~Opened() {
+    if (volume_ != nullptr) close();
+  }
+
+  Result<void> open() {
+    VolumeOptions options = fixture_.options;
+    options.description.ancestors = ancestors_;
+    for (const auto& [name, snapshot] : snapshots) options.pinned_heads.push_back(snapshot.head);
+    for (const LogHead& head : pinned_by_clones) options.pinned_heads.push_back(head);
+    backend_ = std::make_unique<MemoryBackend>(fixture_.blocks, fixture_.loop.clock(),
+                                               fixture_.random.next(), fixture_.block_size);
+    lease_ = std::make_unique<TestLease>(head_, Epoch{++epoch_});
+    AGRO_TRY(volume_, fixture_.loop.run(Volume::open(fixture_.env, *backend_,
+                                                     *parse_blockset_spec("crc,base"), id_, size,
+                                                     head_, *lease_, options)));
+    return {};
+  }
+  void close() {
+    EXPECT_TRUE(fixture_.loop.run(volume_->close()).has_value());
+    volume_.reset();
+  }
+  void crash() {
+    backend_->crash();
+    lease_->crash();
+    (void)fixture_.loop.run(volume_->close());
+    volume_.reset();
+  }
+  void write(std::uint64_t lba, std::uint64_t value) {
+    ASSERT_TRUE(fixture_.loop.run(volume_->write(lba * kSectorSize, sector_of(value))).has_value());
+    model[lba] = value;
+  }
+  void trim(std::uint64_t lba) {
+    ASSERT_TRUE(fixture_.loop.run(volume_->trim(lba * kSectorSize, kSectorSize)).has_value());
+    model.erase(lba);
+  }
+  void work(Random& random, int steps) {
+    for (int step = 0; step < steps; ++step) {
+      const std::uint64_t lba = random.below(size / kSectorSize);
+      if (random.chance(1, 12))
+        trim(lba);
+      else
+        write(lba, random.next());
+      if (random.chance(1, 15)) ASSERT_TRUE(fixture_.loop.run(volume_->flush()).has_value());
+      if (random.chance(1, 150)) ASSERT_TRUE(fixture_.loop.run(volume_->checkpoint()).has_value());
+    }
+  }
+  void snapshot(const std::string& name) {
+    const Result<LogHead> head = fixture_.loop.run(volume_->take_snapshot());
+    ASSERT_TRUE(head.has_value()) << head.error().to_string();
+    snapshots[name] = {*head, size, model};
+  }
+  void expect(BlockDevice& device, const Model& wanted) const {
+    std::vector<std::byte> bytes(device.size_bytes());
+    const Result<void> read = fixture_.loop.run(device.read(0, bytes));
+    ASSERT_TRUE(read.has_value()) << read.error().to_string();
+    for (std::uint64_t lba = 0; lba < device.size_bytes() / kSectorSize; ++lba) {
+      const auto found = wanted.find(lba);
+      const auto value = load<std::uint64_t>(ConstBytes(bytes).subspan(lba * kSectorSize));
+      ASSERT_EQ(value, found == wanted.end() ? 0 : found->second) << "sector " << lba;
+    }
+  }
+  /// The volume, and each snapshot through a device of its own.
+  void expect_all() const {
+    expect(*volume_, model);
+    for (const auto& [name, snapshot] : snapshots) {
+      SCOPED_TRACE(name);
+      const auto device = fixture_.loop.run(
+          SnapshotDevice::open(*backend_, *parse_blockset_spec("crc,base"),
+                               Lineage(id_, ancestors_), snapshot.head, snapshot.size));
+      ASSERT_TRUE(device.has_value()) << device.error().to_string();
+      expect(**device, snapshot.model);
+    }
+  }
+  Volume& volume() { return *volume_; }
+  MemoryBackend& backend() { return *backend_; }
+  const std::vector<VolumeAncestor>& ancestors() const { return ancestors_; }
+  VolumeId id() const { return id_; }
+  LogHead& head() { return head_; }
+
+  struct Taken {
+    LogHead head;
+    std::uint64_t size = 0;
+    Model model;
+  };
+  Model model;
+  std::map<std::string, Taken> snapshots;
+  std::vector<LogHead> pinned_by_clones;
+  std::uint64_t size = 4 * 1024 * 1024;
+
+ private:
+  VolumeFixture& fixture_;
+  VolumeId id_;
+  LogHead head_;
+  std::uint64_t epoch_;
+  std::vector<VolumeAncestor> ancestors_;
+  std::unique_ptr<MemoryBackend> backend_;
+  std::unique_ptr<TestLease> lease_;
+  std::unique_ptr<Volume> volume_;
+};
+
+std::unique_ptr<Opened> clone_of(VolumeFixture& fixture, Opened& origin, const std::string& name,
+                                 VolumeId id) {
+  const Opened::Taken& start = origin.snapshots.at(name);
+  std::vector<VolumeAncestor> ancestors = origin.ancestors();
+  ancestors.push_back({origin.id(), start.head.epoch});
+  origin.pinned_by_clones.push_back(start.head);
+  auto clone = std::make_unique<Opened>(fixture, id, start.head, start.head.epoch.value,
+                                        std::move(ancestors));
+  clone->model = start.model;
+  clone->size = start.size;
+  return clone;
+}
+
+// Goal: snapshots never change, whatever the volume does after them, through crashes and
+// reopenings.
+TEST(VolumeSnapshotTest, NeverChange) {
+  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
+    SCOPED_TRACE(seed);
+    VolumeFixture fixture(seed);
+    Opened volume(fixture, VolumeId{7}, {}, 0);
+    Random random(seed * 17);
+    ASSERT_TRUE(volume.open().has_value());
+    for (int round = 0; round < 8; ++round) {
+      volume.work(random, 300);
+      volume.snapshot("s" + std::to_string(round));
+      if (random.chance(1, 3)) volume.snapshots.erase(volume.snapshots.begin());
+      volume.work(random, 300);
+      volume.expect_all();
+      if (random.chance(1, 2)) {
+        ASSERT_TRUE(fixture.loop.run(volume.volume().flush()).has_value());
+        volume.crash();
+      } else {
+        volume.close();
+      }
+      ASSERT_TRUE(volume.open().has_value());
+      fixture.loop.run_for(std::chrono::seconds(10));  // sweep, cleaner, checkpoint
+      volume.expect_all();
+    }
+  }
+}
+
+// Goal: a clone starts as its snapshot; neither sees what the other writes; clones of clones work
+// alike.
+TEST(VolumeSnapshotTest, Clones) {
+  for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+    SCOPED_TRACE(seed);
+    VolumeFixture fixture(seed);
+    Random random(seed * 29);
+    std::vector<std::unique_ptr<Opened>> family;
+    family.push_back(std::make_unique<Opened>(fixture, VolumeId{7}, LogHead{}, 0));
+    ASSERT_TRUE(family[0]->open().has_value());
+    for (std::uint64_t depth = 1; depth <= 4; ++depth) {
+      Opened& parent = *family.back();
+      parent.work(random, 400);
+      parent.snapshot("start");
+      parent.work(random, 200);  // which the clone must not see
+      auto child = clone_of(fixture, parent, "start", VolumeId{7 + depth});
+      ASSERT_TRUE(child->open().has_value());
+      child->expect_all();
+      family.push_back(std::move(child));
+      for (const auto& one : family) one->work(random, 300);
+      for (const auto& one : family) one->expect_all();
+      for (const auto& one : family) {
+        one->close();
+        ASSERT_TRUE(one->open().has_value());
+      }
+      fixture.loop.run_for(std::chrono::seconds(10));
+      for (const auto& one : family) one->expect_all();
+    }
+    EXPECT_EQ(family.back()->ancestors().size(), 4U);
+  }
+}
+
+// Goal: a restored volume is the snapshot, whatever was written since; the snapshots of then stay.
+TEST(VolumeSnapshotTest, Restored) {
+  VolumeFixture fixture(3);
+  Opened volume(fixture, VolumeId{7}, {}, 0);
+  Random random(5);
+  ASSERT_TRUE(volume.open().has_value());
+  volume.work(random, 500);
+  volume.snapshot("early");
+  volume.work(random, 500);
+  volume.snapshot("late");
+  volume.work(random, 500);
+  volume.close();
+  // As Metadata::restore_snapshot(): its head, under a new epoch.
+  Opened restored(fixture, VolumeId{7}, volume.snapshots["early"].head, 50);
+  restored.snapshots = volume.snapshots;
+  restored.model = volume.snapshots["early"].model;
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_TRUE(restored.open().has_value());
+    restored.expect_all();
+    restored.work(random, 400);
+    restored.expect_all();
+    restored.close();
+  }
+}
+
+// Goal: a snapshot keeps no more than what it needs: without it, what died is deleted.
+TEST(VolumeSnapshotTest, SpaceComesBack) {
+  VolumeFixture fixture(9);
+  Opened volume(fixture, VolumeId{7}, {}, 0);
+  ASSERT_TRUE(volume.open().has_value());
+  const auto fill = [&](std::uint64_t value) {
+    for (std::uint64_t lba = 0; lba < volume.size / kSectorSize; ++lba)
+      volume.write(lba, value + lba);
+    ASSERT_TRUE(fixture.loop.run(volume.volume().flush()).has_value());
+    ASSERT_TRUE(fixture.loop.run(volume.volume().checkpoint()).has_value());
+    fixture.loop.run_for(std::chrono::seconds(10));
+  };
+  fill(1'000'000);
+  const std::size_t once = fixture.blocks.used();
+  volume.snapshot("a");
+  fill(2'000'000);
+  EXPECT_GE(fixture.blocks.used(), 2 * once - once / 4);
+  volume.expect_all();
+  // gc's part, which knows by the INodes what is needed, is tested with the collector.
+  volume.volume().set_pinned_heads({});
+  EXPECT_FALSE(volume.volume().has_pinned_heads());
+  volume.snapshots.clear();
+  volume.close();
+  ASSERT_TRUE(volume.open().has_value());
+  fixture.loop.run_for(std::chrono::seconds(10));  // the sweep
+  EXPECT_LE(fixture.blocks.used(), once + once / 4);
+  volume.expect_all();
+}
+
+TEST(VolumeSnapshotTest, GrowsWhileOpen) {
+  VolumeFixture fixture(11);
+  Opened volume(fixture, VolumeId{7}, {}, 0);
+  ASSERT_TRUE(volume.open().has_value());
+  Random random(2);
+  volume.work(random, 300);
+  volume.snapshot("small");
+  volume.size *= 5;
+  volume.volume().grow(volume.size);
+  EXPECT_EQ(volume.volume().size_bytes(), volume.size);
+  volume.expect_all();
+  volume.work(random, 600);
+  volume.snapshot("large");
+  volume.expect_all();
+  volume.close();
+  ASSERT_TRUE(volume.open().has_value());
+  volume.expect_all();
+}
+
+TEST(VolumeSnapshotTest, DevicesRefuseWrites) {
+  VolumeFixture fixture(12);
+  Opened volume(fixture, VolumeId{7}, {}, 0);
+  ASSERT_TRUE(volume.open().has_value());
+  volume.write(3, 77);
+  volume.snapshot("a");
+  const auto device = fixture.loop.run(
+      SnapshotDevice::open(volume.backend(), *parse_blockset_spec("crc,base"), Lineage(VolumeId{7}),
+                           volume.snapshots["a"].head, volume.size));
+  ASSERT_TRUE(device.has_value());
+  EXPECT_TRUE((*device)->read_only());
+  const std::vector<std::byte> data = sector_of(1);
+  EXPECT_EQ(fixture.loop.run((*device)->write(0, data)).code(), Errc::not_supported);
+  EXPECT_EQ((*device)->try_write(0, data)->code(), Errc::not_supported);
+  EXPECT_EQ(fixture.loop.run((*device)->trim(0, kSectorSize)).code(), Errc::not_supported);
+  EXPECT_EQ(fixture.loop.run((*device)->write_zeroes(0, kSectorSize, true)).code(),
+            Errc::not_supported);
+  std::vector<std::byte> odd(700);
+  ASSERT_TRUE(fixture.loop.run((*device)->read(3 * kSectorSize - 100, odd)).has_value());
+  EXPECT_EQ(load<std::uint64_t>(ConstBytes(odd).subspan(100)), 77U);
+  EXPECT_EQ(fixture.loop.run((*device)->read(volume.size, odd)).code(), Errc::invalid_argument);
+  const auto extents = fixture.loop.run((*device)->status(0, volume.size));
+  ASSERT_TRUE(extents.has_value());
+  ASSERT_EQ(extents->size(), 3U);
+  EXPECT_TRUE(extents->at(0).hole && !extents->at(1).hole && extents->at(2).hole);
+}
+
+}  // namespace
+}  // namespace agro
