@@ -152,6 +152,13 @@ Task<void> Collector::cycle() {
     report_.problem = problem_;
     co_return fail(account.error());
   }
+  for (const VolumeRecord& volume : account->volumes) {
+    // Whoever deleted its last clone may have died before it was removed itself.
+    if (volume.state != VolumeState::kept) continue;
+    const Result<void> reaped = co_await metadata_.reap_kept_volume(volume.id);
+    if (!reaped.has_value())
+      complain(fmt::format("volume {}: {}", volume.id.value, reaped.error().to_string()));
+  }
   const VolumeCensus census = census_of(*account);
   Result<void> outcome;
   std::set<VolumeId> not_judged;
@@ -187,48 +194,76 @@ Task<void> Collector::judge(VolumeId volume, std::vector<BlockRef> held,
       find_volume(account.positions, volume, [](const VolumePosition& one) { return one.volume; });
   if (position == nullptr) co_return fail(Errc::not_found, "it has no head");
   if (record->block_spec.find("crc") == std::string::npos) co_return Result<void>();
-  VolumeHead head = position->head;
-  Result<void> judged = co_await judge_by(*record, head, held);
+  Result<void> judged = co_await judge_by(*record, *position, held);
   for (int again = 0; again < kHeadsTried && !judged.has_value() && !stopping_; ++again) {
     // Its writer may have committed a newer INode, and deleted the one that was being read.
-    const Result<VolumeHead> present = co_await metadata_.head(volume);
-    if (!present.has_value() || *present == head) break;
-    head = *present;
-    judged = co_await judge_by(*record, head, held);
+    const Result<VolumePosition> present = co_await metadata_.position(volume);
+    if (!present.has_value() ||
+        (present->head == position->head && present->snapshots == position->snapshots))
+      break;
+    judged = co_await judge_by(*record, *present, held);
   }
   co_return judged;
 }
 
-Task<void> Collector::judge_by(VolumeRecord volume, VolumeHead head, std::vector<BlockRef> held) {
-  const VolumeProof covering{head.epoch, head.sequence, head.checkpoint_epoch, head.root_index, {}};
-  std::erase_if(held, [&](const BlockRef& ref) { return !is_covered(ref, covering); });
-  Clean clean{head, held.size(), 0};
+/// What the head covers: of a volume that is kept for its clones, everything.
+VolumeProof Collector::covering(const VolumeRecord& volume, const VolumeHead& head) {
+  if (volume.state == VolumeState::kept)
+    return {{UINT64_MAX}, UINT64_MAX, {UINT64_MAX}, UINT64_MAX, {}};
+  return {head.epoch, head.sequence, head.checkpoint_epoch, head.root_index, {}};
+}
+
+Task<void> Collector::judge_by(VolumeRecord volume, VolumePosition position,
+                               std::vector<BlockRef> held) {
+  const VolumeProof coverage = covering(volume, position.head);
+  std::erase_if(held, [&](const BlockRef& ref) { return !is_covered(ref, coverage); });
+  Clean clean{position.head, position.snapshots, held.size(), 0};
   for (const BlockRef& ref : held) clean.covered_hash ^= hash_block_ref(ref);
   const auto known = clean_.find(volume.id);
   if (held.empty() || (known != clean_.end() && known->second == clean)) co_return Result<void>();
-  AGRO_CO_TRY(const VolumeProof proof, co_await read_proof(volume, head));
+  AGRO_CO_TRY(const VolumeProof proof, co_await read_proof(volume, position));
   std::erase_if(held, [&](const BlockRef& ref) { return !is_dead(ref, proof); });
   if (held.empty())
-    clean_[volume.id] = clean;
+    clean_[volume.id] = std::move(clean);
   else
     clean_.erase(volume.id);
   co_return co_await sentence(volume.id, std::move(held));
 }
 
-/// What the committed INode of the volume proves. Errors: whatever keeps it from being read.
-Task<VolumeProof> Collector::read_proof(VolumeRecord volume, VolumeHead head) {
+/// What the committed INode of the volume and those of its snapshots prove. Errors: whatever keeps
+/// one of them from being read.
+Task<VolumeProof> Collector::read_proof(VolumeRecord volume, VolumePosition position) {
+  VolumeProof proof = covering(volume, position.head);
+  std::vector<VolumeHead> heads;
+  for (const SnapshotRecord& snapshot : position.snapshots) heads.push_back(snapshot.head);
+  if (volume.state != VolumeState::kept) heads.push_back(position.head);
+  for (const VolumeHead& head : heads)
+    AGRO_CO_TRY_OK(co_await add_needed(volume, head, proof.live));
+  std::sort(proof.live.begin(), proof.live.end());
+  proof.live.erase(std::unique(proof.live.begin(), proof.live.end()), proof.live.end());
+  co_return proof;
+}
+
+/// Adds the blocks that the INode of a head names, and those of its log where that has an end.
+Task<void> Collector::add_needed(VolumeRecord volume, VolumeHead head,
+                                 std::vector<BlockRef>& live) {
   AGRO_CO_TRY(const BlocksetSpec spec, parse_blockset_spec(volume.block_spec));
   const std::unique_ptr<Blockset> blockset = make_blockset(spec, blocks_);
   BufferPool unused(blocks_.block_size(), 1);
-  Inode inode(volume.id, *blockset, unused);
-  const BlockRef root{volume.id, head.checkpoint_epoch, head.root_index, BlockType::inode};
+  const Lineage lineage(volume.id, volume.ancestors);
+  Inode inode(lineage, *blockset, unused);
+  const BlockRef root{lineage.owner_of(head.checkpoint_epoch), head.checkpoint_epoch,
+                      head.root_index, BlockType::inode};
   AGRO_CO_TRY(const InodeMeta meta, co_await inode.load_root(root));
   if (meta.covered_sequence != head.sequence || meta.epoch != head.checkpoint_epoch) {
     co_return fail(Errc::corrupt, "its INode does not fit its head");
   }
-  VolumeProof proof{head.epoch, head.sequence, head.checkpoint_epoch, head.root_index, {}};
-  AGRO_CO_TRY(proof.live, co_await inode.load_needed_blocks());
-  co_return proof;
+  AGRO_CO_TRY(const std::vector<BlockRef> named, co_await inode.load_needed_blocks());
+  live.insert(live.end(), named.begin(), named.end());
+  for (std::uint64_t index = head.sequence + 1; index < head.log_end; ++index) {
+    live.push_back({lineage.owner_of(head.epoch), head.epoch, index, BlockType::data});
+  }
+  co_return Result<void>();
 }
 
 /// Condemns what is dead for the first time, and deletes what was condemned a grace period ago.

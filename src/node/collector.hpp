@@ -51,6 +51,7 @@ class Collector {
   /// A volume as it was when all of its blocks that are held here were found to be needed.
   struct Clean {
     VolumeHead head;
+    std::vector<SnapshotRecord> snapshots;
     std::uint64_t covered_count = 0;
     std::uint64_t covered_hash = 0;
     bool operator==(const Clean&) const = default;
@@ -66,8 +67,10 @@ class Collector {
   Task<VolumeAccount> read_account();
   Task<void> judge(VolumeId volume, std::vector<BlockRef> held, const VolumeAccount& account,
                    const VolumeCensus& census);
-  Task<void> judge_by(VolumeRecord volume, VolumeHead head, std::vector<BlockRef> held);
-  Task<VolumeProof> read_proof(VolumeRecord volume, VolumeHead head);
+  static VolumeProof covering(const VolumeRecord& volume, const VolumeHead& head);
+  Task<void> judge_by(VolumeRecord volume, VolumePosition position, std::vector<BlockRef> held);
+  Task<VolumeProof> read_proof(VolumeRecord volume, VolumePosition position);
+  Task<void> add_needed(VolumeRecord volume, VolumeHead head, std::vector<BlockRef>& live);
   Task<void> sentence(VolumeId volume, std::vector<BlockRef> dead);
   void complain(std::string problem);
 

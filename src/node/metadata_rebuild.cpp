@@ -52,12 +52,26 @@ std::vector<VolumeRecord> rebuilt_volumes(const FoundCluster& found, std::int64_
     record.block_spec = volume->description.block_spec;
     record.replication = volume->description.replication;
     record.created_unix_ms = unix_ms;
+    record.ancestors = volume->description.ancestors;
     taken.insert(record.name);
     records.push_back(std::move(record));
   }
   std::reverse(records.begin(), records.end());
   return records;
 }
+
+namespace {
+
+/// What a clone started from is known no more. So all that its origin had by then stays: a head that nobody
+/// can read keeps gc from judging, and one that is so new pins everything for the origin's writer.
+KvOp lost_origin(const VolumeRecord& clone) {
+  const VolumeAncestor& origin = clone.ancestors.back();
+  const VolumeHead head{origin.last_epoch, origin.last_epoch, UINT64_MAX, UINT64_MAX - 1, clone.size, UINT64_MAX};
+  const SnapshotRecord start{keys::clone_origin(clone.id), head, clone.created_unix_ms};
+  return keys::put(keys::snapshot(origin.volume, start.name), encode(start));
+}
+
+}  // namespace
 
 std::vector<KvOp> rebuilt_keys(const ClusterRecord& cluster, const RingSpec& ring,
                                const FoundCluster& found,
@@ -76,6 +90,7 @@ std::vector<KvOp> rebuilt_keys(const ClusterRecord& cluster, const RingSpec& rin
     ops.push_back(keys::put(keys::volume(record.id), encode(record)));
     ops.push_back(keys::put(keys::head(record.id), encode(volume->head)));
     ops.push_back(keys::put(keys::epoch(record.id), fmt::format("{}", volume->epoch.value)));
+    if (!record.ancestors.empty()) ops.push_back(lost_origin(record));
   }
   for (const FoundVolume& volume : found.volumes) {
     if (!volume.deleted) continue;

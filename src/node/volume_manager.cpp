@@ -23,19 +23,23 @@ class VolumeManager::OwnLease final : public VolumeLease {
   Event& changed() override { return changed_; }
 
   Task<void> commit(LogHead head) override {
-    VolumeHead record;
-    record.epoch = head.epoch;
-    record.checkpoint_epoch = head.checkpoint_epoch;
-    record.root_index = head.root_index;
-    record.sequence = head.sequence;
-    record.size = size_bytes_;
-    Result<void> done = co_await metadata_.commit_head(volume_, epoch_, lease_->id(), record);
+    Result<void> done =
+        co_await metadata_.commit_head(volume_, epoch_, lease_->id(), record_of(head));
     co_return co_await judge(std::move(done));
   }
 
+  Task<void> record_snapshot(SnapshotRequest request, LogHead head) {
+    VolumeHead record = record_of(head);
+    Result<void> done =
+        co_await metadata_.record_snapshot(epoch_, lease_->id(), std::move(request), record);
+    co_return co_await judge(std::move(done));
+  }
+  void set_size(std::uint64_t size_bytes) { size_bytes_ = size_bytes; }
+
   Task<void> set_degraded(std::uint32_t copies) override {
     // What resume() records again: the fewest that may be in the metadata, or were.
-    if (copies != 0) degraded_copies_ = degraded_copies_ == 0 ? copies : std::min(degraded_copies_, copies);
+    if (copies != 0)
+      degraded_copies_ = degraded_copies_ == 0 ? copies : std::min(degraded_copies_, copies);
     Result<void> done = co_await metadata_.set_degraded(volume_, epoch_, lease_->id(), copies);
     if (done.has_value()) degraded_copies_ = copies;
     co_return co_await judge(std::move(done));
@@ -88,6 +92,11 @@ class VolumeManager::OwnLease final : public VolumeLease {
   }
 
  private:
+  VolumeHead record_of(const LogHead& head) const {
+    return {head.epoch,    head.checkpoint_epoch, head.root_index,
+            head.sequence, size_bytes_,           head.log_end};
+  }
+
   /// "Fenced" may only mean that our lease had ended: then the lock is taken again, and the caller
   /// may try again. Only when somebody else has, or had, the volume, all is lost.
   Task<void> judge(Result<void> done) {
@@ -95,7 +104,7 @@ class VolumeManager::OwnLease final : public VolumeLease {
     const AsyncMutex::Guard guard = co_await mutex_.lock();
     if (!lost_ && !lease_->lost() && !stopping_) {
       note(co_await metadata_.resume_volume(volume_, epoch_, lease_->id(), options_.holder,
-                                             degraded_copies_));
+                                            degraded_copies_));
     }
     if (lost_) co_return done;
     co_return fail(Errc::unavailable, "the volume's lock had ended: " + done.error().message);
@@ -113,7 +122,8 @@ class VolumeManager::OwnLease final : public VolumeLease {
         if (again) co_await wait_until(stop_event_, env_.clock, env_.clock.now() + kResumeAgain);
         continue;
       }
-      co_await wait_until(lease_->changed(), env_.clock, env_.clock.now() + std::chrono::seconds(1));
+      co_await wait_until(lease_->changed(), env_.clock,
+                          env_.clock.now() + std::chrono::seconds(1));
       changed_.notify_all();
     }
   }
@@ -152,7 +162,7 @@ class VolumeManager::OwnLease final : public VolumeLease {
   std::unique_ptr<Lease> lease_;
   bool lost_ = false;
   bool stopping_ = false;
-  std::string seen_health_;  // last round
+  std::string seen_health_;                      // last round
   std::optional<std::string> told_health_ = "";  // in the metadata store; none: nobody knows
   std::uint64_t told_under_ = 0;
   AsyncMutex mutex_;  // one at a time takes the lock again
@@ -167,13 +177,36 @@ struct VolumeManager::Attachment {
   State state = State::attaching;
   std::size_t handle_count = 0;
   std::uint64_t generation = 0;  // grows with every handle; a late detach sees that it is late
+  VolumeId id;
   std::unique_ptr<OwnLease> lease;
   std::unique_ptr<Volume> volume;
+  AsyncMutex snapshot_mutex;  // one at a time takes a snapshot, or looks which there are
 };
 
+namespace {
+
+Result<BlocksetSpec> spec_of(const VolumeRecord& volume) {
+  const bool says_copies = volume.block_spec.find("replication=") != std::string::npos;
+  if (volume.replication == 0 || says_copies) return parse_blockset_spec(volume.block_spec);
+  return parse_blockset_spec(
+      fmt::format("replication={},{}", volume.replication, volume.block_spec));
+}
+
+LogHead log_head_of(const VolumeHead& head) {
+  return {head.epoch, head.checkpoint_epoch, head.root_index, head.sequence, head.log_end};
+}
+
+}  // namespace
+
 VolumeManager::VolumeManager(Env& env, Kv& kv, ClusterClient& cluster, VolumeManagerOptions options)
-    : env_(env), kv_(kv), cluster_(cluster), options_(std::move(options)), jobs_(env.executor) {
+    : env_(env),
+      kv_(kv),
+      cluster_(cluster),
+      options_(std::move(options)),
+      jobs_(env.executor),
+      snapshot_jobs_(env.executor) {
   jobs_.spawn(publish_health());
+  jobs_.spawn(follow_cluster());
 }
 
 VolumeManager::~VolumeManager() = default;
@@ -181,8 +214,10 @@ VolumeManager::~VolumeManager() = default;
 std::vector<DeviceProvider::Export> VolumeManager::list() {
   std::map<std::string, Export> sorted;
   for (const VolumeRecord& volume : cluster_.view().volumes) {
+    if (volume.state != VolumeState::active) continue;
     if (!options_.names.empty() && !options_.names.contains(volume.name)) continue;
-    sorted[volume.name] = {volume.name, "agro volume, " + volume.block_spec, volume.size, false};
+    sorted[volume.name] = {volume.name, "agro volume, " + volume.block_spec, volume.size,
+                           volume.read_only};
   }
   std::vector<Export> exports;
   for (auto& [name, one] : sorted) exports.push_back(std::move(one));
@@ -190,6 +225,9 @@ std::vector<DeviceProvider::Export> VolumeManager::list() {
 }
 
 Task<std::shared_ptr<BlockDevice>> VolumeManager::open(std::string name) {
+  if (const std::size_t at = name.find('@'); at != std::string::npos) {
+    co_return co_await open_snapshot(name.substr(0, at), name.substr(at + 1));
+  }
   if (!options_.names.empty() && !options_.names.contains(name)) {
     co_return fail(Errc::not_found, fmt::format("volume '{}' is not served here", name));
   }
@@ -221,12 +259,12 @@ Task<std::shared_ptr<BlockDevice>> VolumeManager::open(std::string name) {
     }
     attachment->state = Attachment::State::attached;
     changed_.notify_all();
+    answer_requests();
   }
   ++attachment->handle_count;
   ++attachment->generation;
-  co_return std::shared_ptr<BlockDevice>(attachment->volume.get(), [this, attachment](BlockDevice*) {
-    release_handle(attachment);
-  });
+  co_return std::shared_ptr<BlockDevice>(
+      attachment->volume.get(), [this, attachment](BlockDevice*) { release_handle(attachment); });
 }
 
 void VolumeManager::release_handle(const std::shared_ptr<Attachment>& attachment) {
@@ -249,12 +287,12 @@ Job VolumeManager::detach_later(std::shared_ptr<Attachment> attachment, std::uin
 }
 
 Task<void> VolumeManager::attach(std::shared_ptr<Attachment> attachment) {
-  AGRO_CO_TRY(const VolumeRecord volume, co_await cluster_.metadata().find_volume(attachment->name));
+  AGRO_CO_TRY(const VolumeRecord volume,
+              co_await cluster_.metadata().find_volume(attachment->name));
   const TimePoint deadline = env_.clock.now() + options_.lock_patience;
   bool made_room = false;
   while (true) {
-    attachment->lease =
-        std::make_unique<OwnLease>(env_, kv_, cluster_.metadata(), options_);
+    attachment->lease = std::make_unique<OwnLease>(env_, kv_, cluster_.metadata(), options_);
     Result<void> opened = co_await open_volume(attachment, volume.id);
     if (opened.has_value()) co_return opened;
     const Result<void> released = co_await attachment->lease->release();
@@ -269,16 +307,17 @@ Task<void> VolumeManager::attach(std::shared_ptr<Attachment> attachment) {
 
 Task<void> VolumeManager::open_volume(std::shared_ptr<Attachment> attachment, VolumeId id) {
   AGRO_CO_TRY(const AcquiredVolume acquired, co_await attachment->lease->acquire(id));
-  std::string spec_text = acquired.volume.block_spec;
-  if (acquired.volume.replication > 0 && spec_text.find("replication=") == std::string::npos) {
-    spec_text = fmt::format("replication={},{}", acquired.volume.replication, spec_text);
-  }
-  AGRO_CO_TRY(const BlocksetSpec spec, parse_blockset_spec(spec_text));
-  const LogHead head{acquired.head.epoch, acquired.head.checkpoint_epoch, acquired.head.root_index,
-                     acquired.head.sequence};
+  attachment->id = id;
+  AGRO_CO_TRY(const BlocksetSpec spec, spec_of(acquired.volume));
   VolumeOptions volume_options = options_.volume;
   volume_options.description = {acquired.volume.name, acquired.volume.block_spec,
-                                acquired.volume.replication};
+                                acquired.volume.replication, acquired.volume.ancestors};
+  volume_options.read_only = acquired.volume.read_only;
+  // From here on only we make snapshots of it.
+  AGRO_CO_TRY(const std::vector<SnapshotRecord> snapshots,
+              co_await cluster_.metadata().snapshots(id, true));
+  for (const SnapshotRecord& one : snapshots)
+    volume_options.pinned_heads.push_back(log_head_of(one.head));
   volume_options.min_copies = cluster_.cluster().min_copies;
   volume_options.degraded_copies = acquired.degraded_copies.value_or(0);
   volume_options.force_recovery = options_.force_recovery.contains(attachment->name);
@@ -289,7 +328,8 @@ Task<void> VolumeManager::open_volume(std::shared_ptr<Attachment> attachment, Vo
   co_await cluster_.wait_for_members(sure_copies);
   AGRO_CO_TRY(attachment->volume,
               co_await Volume::open(env_, cluster_.distributor(), spec, acquired.volume.id,
-                                    acquired.volume.size, head, *attachment->lease, volume_options));
+                                    acquired.volume.size, log_head_of(acquired.head),
+                                    *attachment->lease, volume_options));
   co_return Result<void>();
 }
 
@@ -341,6 +381,7 @@ Task<void> VolumeManager::stop() {
   stopping_ = true;
   stop_event_.notify_all();
   changed_.notify_all();
+  cluster_.changed().notify_all();
   co_await jobs_.join();
   Result<void> first;
   TaskGroup detaching(env_.executor);
@@ -362,7 +403,106 @@ Task<void> VolumeManager::stop() {
     co_await wait_until(changed_, env_.clock, env_.clock.now() + std::chrono::milliseconds(100));
   }
   co_await detaching.join();
+  co_await snapshot_jobs_.join();
   co_return first;
+}
+
+// --- snapshots and growth ---
+
+Task<std::shared_ptr<BlockDevice>> VolumeManager::open_snapshot(std::string volume_name,
+                                                                std::string name) {
+  if (!options_.names.empty() && !options_.names.contains(volume_name)) {
+    co_return fail(Errc::not_found, fmt::format("volume '{}' is not served here", volume_name));
+  }
+  if (stopping_) co_return fail(Errc::closed, "shutting down");
+  AGRO_CO_TRY(const VolumeRecord volume, co_await cluster_.metadata().find_volume(volume_name));
+  AGRO_CO_TRY(const SnapshotRecord snapshot,
+              co_await cluster_.metadata().find_snapshot(volume, name));
+  const std::string key = fmt::format("{}@{}", volume_name, name);
+  if (std::shared_ptr<SnapshotDevice> open = snapshots_[key].lock()) co_return open;
+  AGRO_CO_TRY(const BlocksetSpec spec, spec_of(volume));
+  co_await cluster_.wait_for_members(cluster_.distributor().sure_copies());
+  AGRO_CO_TRY(std::shared_ptr<SnapshotDevice> device,
+              co_await SnapshotDevice::open(cluster_.distributor(), spec,
+                                            Lineage(volume.id, volume.ancestors),
+                                            log_head_of(snapshot.head), snapshot.head.size));
+  std::erase_if(snapshots_, [](const auto& entry) { return entry.second.expired(); });
+  snapshots_[key] = device;
+  co_return device;
+}
+
+Job VolumeManager::follow_cluster() {
+  while (!stopping_) {
+    answer_requests();
+    for (const VolumeRecord& record : cluster_.view().volumes) {
+      for (const auto& [name, attachment] : attachments_) {
+        const bool is_attached =
+            attachment->state == Attachment::State::attached && attachment->id == record.id;
+        if (!is_attached || record.size <= attachment->volume->size_bytes()) continue;
+        attachment->lease->set_size(record.size);
+        attachment->volume->grow(record.size);
+        log_info("volume '{}' has {} bytes now", name, record.size);
+      }
+    }
+    // Snapshots that were deleted are seen the next time; what they kept is no more to be kept.
+    constexpr Duration kLookForDeleted = std::chrono::seconds(10);
+    co_await wait_until(cluster_.changed(), env_.clock, env_.clock.now() + kLookForDeleted);
+    for (const auto& [name, attachment] : attachments_) {
+      const bool is_attached = attachment->state == Attachment::State::attached;
+      if (is_attached && !stopping_ && attachment->volume->has_pinned_heads())
+        jobs_.spawn(refresh_pins(attachment));
+    }
+  }
+}
+
+Job VolumeManager::refresh_pins(std::shared_ptr<Attachment> attachment) {
+  const AsyncMutex::Guard guard = co_await attachment->snapshot_mutex.lock();
+  const Result<std::vector<SnapshotRecord>> snapshots =
+      co_await cluster_.metadata().snapshots(attachment->id, true);
+  // What cannot be read stays as it is known.
+  if (!snapshots.has_value() || attachment->state != Attachment::State::attached) co_return;
+  std::vector<LogHead> heads;
+  for (const SnapshotRecord& one : *snapshots) heads.push_back(log_head_of(one.head));
+  attachment->volume->set_pinned_heads(heads);
+}
+
+void VolumeManager::answer_requests() {
+  for (const SnapshotRequest& request : cluster_.view().snapshot_requests) {
+    if (stopping_ || !request.problem.empty() || answered_.contains(request.token)) continue;
+    for (const auto& [name, attachment] : attachments_) {
+      if (attachment->state != Attachment::State::attached || attachment->id != request.volume)
+        continue;
+      answered_.insert(request.token);
+      snapshot_jobs_.spawn(make_snapshot(attachment, request));
+    }
+  }
+}
+
+Job VolumeManager::make_snapshot(std::shared_ptr<Attachment> attachment, SnapshotRequest request) {
+  const AsyncMutex::Guard guard = co_await attachment->snapshot_mutex.lock();
+  const Result<void> made = co_await try_snapshot(attachment, request);
+  if (made.has_value()) log_info("volume '{}': snapshot '{}'", attachment->name, request.name);
+  // Nobody waits for it any more.
+  if (made.has_value() || made.code() == Errc::not_found) co_return;
+  log_warning("volume '{}': no snapshot '{}': {}", attachment->name, request.name,
+              made.error().to_string());
+  const Result<void> told =
+      co_await cluster_.metadata().refuse_snapshot(request, made.error().to_string());
+  if (told.has_value()) co_return;
+  answered_.erase(request.token);  // whoever asked still waits
+}
+
+Task<void> VolumeManager::try_snapshot(std::shared_ptr<Attachment> attachment,
+                                       SnapshotRequest request) {
+  constexpr int kAttempts = 32;  // lost only to checkpoints of the volume
+  Result<void> recorded;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    AGRO_CO_TRY(const LogHead head, co_await attachment->volume->take_snapshot());
+    recorded = co_await attachment->lease->record_snapshot(request, head);
+    if (recorded.code() != Errc::conflict) co_return recorded;
+    co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::milliseconds(5));
+  }
+  co_return recorded;
 }
 
 }  // namespace agro

@@ -2,6 +2,8 @@
 //
 // Invariants: a volume is attached at most once in this process, under a lease and an epoch of its own;
 // it is detached (flushed, checkpointed, unlocked) before its lease is given back.
+// Whoever has a volume attached answers requests for snapshots of it, and makes it larger when its record
+// is. "VOLUME@SNAPSHOT" is a device that takes no lock.
 // Threading: one loop. Source: DESIGN.md section 4.
 #pragma once
 
@@ -11,6 +13,7 @@
 #include <string>
 
 #include "block/block_device.hpp"
+#include "block/snapshot_device.hpp"
 #include "block/volume.hpp"
 #include "metadata/lease.hpp"
 #include "node/cluster_client.hpp"
@@ -53,6 +56,12 @@ class VolumeManager final : public DeviceProvider {
   struct Attachment;
 
   Task<void> attach(std::shared_ptr<Attachment> attachment);
+  Task<std::shared_ptr<BlockDevice>> open_snapshot(std::string volume_name, std::string name);
+  Job follow_cluster();
+  void answer_requests();
+  Job make_snapshot(std::shared_ptr<Attachment> attachment, SnapshotRequest request);
+  Task<void> try_snapshot(std::shared_ptr<Attachment> attachment, SnapshotRequest request);
+  Job refresh_pins(std::shared_ptr<Attachment> attachment);
   Task<void> open_volume(std::shared_ptr<Attachment> attachment, VolumeId id);
   Task<void> detach(std::shared_ptr<Attachment> attachment);
   void release_handle(const std::shared_ptr<Attachment>& attachment);
@@ -65,10 +74,13 @@ class VolumeManager final : public DeviceProvider {
   ClusterClient& cluster_;
   VolumeManagerOptions options_;
   std::map<std::string, std::shared_ptr<Attachment>> attachments_;
+  std::map<std::string, std::weak_ptr<SnapshotDevice>> snapshots_;  // open, by VOLUME@SNAPSHOT
+  std::set<std::uint64_t> answered_;  // tokens of requests that are being answered, or were
   bool stopping_ = false;
   Event changed_;
   Event stop_event_;
   TaskGroup jobs_;
+  TaskGroup snapshot_jobs_;  // may wait for a suspended volume, until that is detached
 };
 
 }  // namespace agro

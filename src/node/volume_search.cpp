@@ -157,6 +157,7 @@ Task<bool> VolumeSearch::load_checkpoint(BlockRef ref, Blockset& blockset, SeenR
   for (BlockId id = 0; id < map.table().id_limit(); ++id) {
     const BlockEntry& entry = map.table()[id];
     if (entry.state == BlockState::free || entry.live_count == 0) continue;
+    if (inode.lineage().owner_of(entry.epoch) != volume.id) continue;  // an ancestor's
     const BlockRef data{volume.id, entry.epoch, entry.sequence, BlockType::data};
     const auto seen = std::lower_bound(blocks.begin(), blocks.end(), data, kByRef);
     if (seen == blocks.end() || seen->ref != data) ++missing_count;
