@@ -15,7 +15,7 @@ class Peer(Process):
         super().__init__(
             [os.path.join(cluster.bin_dir, "agro"), "--metadata", cluster.metadata, "--data-dir", self.data_dir,
              "--peer-address", f"adp+unix:{cluster.dir}/peer-{number}.sock", "--size", cluster.peer_size,
-             "--metrics", f"unix:{self.metrics_socket}", "--auto-join"], f"{self.data_dir}.log")
+             "--metrics", f"unix:{self.metrics_socket}", "--auto-join", *cluster.peer_options], f"{self.data_dir}.log")
 
     def ready(self):
         assert self.alive(), f"{self.args} ended: {self.log()[-2000:]}"
@@ -32,11 +32,13 @@ class Peer(Process):
 class Cluster:
     """`peer_count` peers with two copies of each block; start() starts everything."""
 
-    def __init__(self, bin_dir, directory, peer_count=3, peer_size="4GiB", block_size=None):
+    def __init__(self, bin_dir, directory, peer_count=3, peer_size="4GiB", block_size=None,
+                 peer_options=()):
         self.bin_dir, self.dir, self.peer_size = bin_dir, directory, peer_size
         self.metadata = f"sqlite:{directory}/meta.db"
         self.nbd_socket = f"{directory}/nbd.sock"
         self.metrics_socket = f"{directory}/client.metrics"
+        self.peer_options = peer_options
         self.peers = [None] * peer_count
         self.client = None
         os.makedirs(directory)

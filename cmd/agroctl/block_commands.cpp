@@ -4,12 +4,11 @@
 // back clean at the end, also after an error or Ctrl-C.
 #include <fmt/format.h>
 
+#include "agroctl/attached.hpp"
 #include "agroctl/image_file.hpp"
 #include "agroctl/program.hpp"
 #include "agroctl/transfer.hpp"
 #include "base/units.hpp"
-#include "node/cluster_client.hpp"
-#include "node/volume_manager.hpp"
 
 namespace agro {
 namespace {
@@ -26,44 +25,6 @@ struct LoadOptions {
   std::optional<std::uint64_t> size;
   bool progress = false;
 };
-
-/// A volume that this process has open.
-struct Attached {
-  std::unique_ptr<ClusterClient> client;
-  std::unique_ptr<VolumeManager> manager;
-  std::shared_ptr<BlockDevice> device;  // goes before its manager
-};
-
-/// Flushes, writes a checkpoint and gives the lock back.
-Task<void> detach(Attached& attached) {
-  // The handle is kept meanwhile, so that the manager detaches now and says how it went.
-  const Result<void> stopped = co_await attached.manager->stop();
-  attached.device.reset();
-  co_await attached.client->stop();
-  co_return stopped;
-}
-
-Task<std::unique_ptr<Attached>> attach(Session& session, std::string volume) {
-  auto attached = std::make_unique<Attached>();
-  AGRO_CO_TRY(attached->client, co_await ClusterClient::start(session.env, session.kv));
-  VolumeManagerOptions options;
-  options.holder = holder_name("agroctl");
-  options.lock_patience = std::chrono::seconds(1);
-  options.stop_patience = Duration::zero();
-  attached->manager = std::make_unique<VolumeManager>(session.env, session.kv, *attached->client,
-                                                      std::move(options));
-  Result<std::shared_ptr<BlockDevice>> device = co_await attached->manager->open(volume);
-  if (!device.has_value()) {
-    const Result<void> released = co_await detach(*attached);
-    Error error = std::move(device).error();
-    if (!released.has_value()) error.message += "; then: " + released.error().message;
-    co_return fail(std::move(error));
-  }
-  attached->device = std::move(*device);
-  // From here on things can go wrong that are no error yet: peers that go, writes that wait.
-  if (!session.verbose) log_to_standard_error("agroctl", false);
-  co_return std::move(attached);
-}
 
 Task<void> flush_and_detach(Attached& attached, bool moved) {
   Result<void> flushed;
@@ -179,10 +140,11 @@ void add_block_commands(CLI::App& app, Program& program) {
   CLI::App* block = add_command(app, "block", "make block volumes, move images in and out");
   block->require_subcommand(1);
   add_create_command(*block, program, "create");
+  add_snapshot_commands(*block, program);
   auto dump_options = std::make_shared<DumpOptions>();
   CLI::App* dump_command =
-      add_command(*block, "dump", "copy a volume into a file, a device or a pipe");
-  dump_command->add_option("volume", dump_options->volume, "the volume")->required();
+      add_command(*block, "dump", "copy a volume, or a snapshot, into a file, a device or a pipe");
+  dump_command->add_option("volume", dump_options->volume, "VOLUME, or VOLUME@SNAPSHOT, which may be in use")->required();
   dump_command->add_option("file", dump_options->file, "file to write; '-': standard output")
       ->required();
   dump_command->add_flag("-p,--progress", dump_options->progress,

@@ -61,6 +61,10 @@ Task<void> change_and_tell(Metadata& metadata, RingChange change, std::string do
 /// Errors: invalid_argument (neither, or several have that address); not_found.
 Result<PeerView> find_peer(const ClusterView& view, const std::string& text);
 
+/// Makes a snapshot of a volume, open somewhere or not. Errors: already_exists; what the volume's writer, or
+/// opening it, says; timed_out, when its writer does not answer.
+Task<SnapshotRecord> make_snapshot(Session& session, VolumeRecord volume, std::string name);
+
 /// Options of `volume create-block`, and of `block load` for a new volume. Returns what was made.
 /// Errors: invalid_argument, saying what to use; already_exists.
 struct CreateOptions {
@@ -77,6 +81,9 @@ void add_create_command(CLI::App& parent, Program& program, const std::string& n
 void add_cluster_commands(CLI::App& app, Program& program);  // init, wipe
 void add_volume_commands(CLI::App& app, Program& program);
 void add_block_commands(CLI::App& app, Program& program);
+void add_snapshot_commands(CLI::App& block, Program& program);
+/// clone, resize, rename and set.
+void add_volume_change_commands(CLI::App& volume, Program& program);
 void add_peer_commands(CLI::App& app, Program& program);
 void add_work_commands(CLI::App& app, Program& program);  // scrub, gc
 void add_ring_commands(CLI::App& app, Program& program);

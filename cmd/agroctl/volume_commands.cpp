@@ -19,6 +19,7 @@ struct ListOptions {
 
 struct DeleteOptions {
   std::string name;
+  bool with_snapshots = false;
 };
 
 Result<void> check_size(std::uint64_t size) {
@@ -54,6 +55,7 @@ Task<void> list(Session& session, ListOptions options) {
                {"created", "CREATED"},
                {"open_by", "OPEN BY"}});
   for (const VolumeRecord& volume : view.volumes) {
+    if (volume.state != VolumeState::active) continue;
     const Result<std::optional<VolumeLock>> lock = co_await session.metadata.lock_of(volume.id);
     if (lock.code() == Errc::not_found) continue;  // deleted meanwhile
     if (!lock.has_value()) co_return fail(lock.error());
@@ -67,11 +69,11 @@ Task<void> list(Session& session, ListOptions options) {
 }
 
 /// Deletes it, with some patience: a server keeps a volume for a moment after its last client went.
-Task<Tombstone> delete_volume(Session& session, std::string name) {
+Task<Tombstone> delete_volume(Session& session, DeleteOptions options) {
   Clock& clock = session.env.clock;
   const TimePoint deadline = clock.now() + kLockPatience;
   while (true) {
-    Result<Tombstone> deleted = co_await session.metadata.delete_volume(name);
+    Result<Tombstone> deleted = co_await session.metadata.delete_volume(options.name, options.with_snapshots);
     const bool again = deleted.code() == Errc::locked && clock.now() < deadline;
     if (!again || session.system.stop_requested()) co_return deleted;
     co_await sleep_for(clock, std::chrono::milliseconds(100));
@@ -79,7 +81,10 @@ Task<Tombstone> delete_volume(Session& session, std::string name) {
 }
 
 Task<void> remove(Session& session, DeleteOptions options) {
-  AGRO_CO_TRY(const Tombstone tombstone, co_await delete_volume(session, options.name));
+  AGRO_CO_TRY(const Tombstone tombstone, co_await delete_volume(session, options));
+  if (tombstone.peers.empty()) {
+    co_return print(fmt::format("deleted volume {}; its blocks stay for as long as clones need them\n", options.name));
+  }
   co_return print(fmt::format("deleted volume {}; {} remove its blocks\n", options.name,
                               tombstone.peers.size() == 1
                                   ? std::string("1 peer will")
@@ -133,7 +138,9 @@ void add_volume_commands(CLI::App& app, Program& program) {
   CLI::App* delete_command =
       add_command(*volume, "delete", "delete a volume that nobody has open, with all its data");
   delete_command->add_option("name", delete_options->name, "its name")->required();
+  delete_command->add_flag("--snapshots", delete_options->with_snapshots, "and its snapshots");
   on_command(program, *delete_command, delete_options, remove);
+  add_volume_change_commands(*volume, program);
 }
 
 }  // namespace agro

@@ -1,0 +1,111 @@
+// agroctl volume: clone, resize, rename and set.
+#include <fmt/format.h>
+
+#include "agroctl/program.hpp"
+#include "base/units.hpp"
+
+namespace agro {
+namespace {
+
+struct CloneOptions {
+  std::string origin;  // VOLUME or VOLUME@SNAPSHOT
+  std::string name;
+};
+
+struct ResizeOptions {
+  std::string name;
+  std::uint64_t size = 0;
+};
+
+struct RenameOptions {
+  std::string name;
+  std::string new_name;
+};
+
+struct SetOptions {
+  std::string name;
+  std::string read_only;  // "on", "off"; empty: as it is
+};
+
+/// Without a snapshot, of one that is made for it and goes again.
+Task<void> clone(Session& session, CloneOptions options) {
+  const std::size_t at = options.origin.find('@');
+  NewClone wanted;
+  AGRO_CO_TRY(wanted.origin, co_await session.metadata.find_volume(options.origin.substr(0, at)));
+  wanted.name = options.name;
+  AGRO_CO_TRY_OK(check_volume_name(wanted.name));
+  const bool is_made_for_it = at == std::string::npos;
+  wanted.snapshot = is_made_for_it ? "clone-" + options.name : options.origin.substr(at + 1);
+  if (is_made_for_it) {
+    AGRO_CO_TRY([[maybe_unused]] const SnapshotRecord made,
+                co_await make_snapshot(session, wanted.origin, wanted.snapshot));
+  }
+  const Result<VolumeRecord> made = co_await session.metadata.clone_volume(wanted);
+  if (is_made_for_it) {
+    const Result<void> removed =
+        co_await session.metadata.delete_snapshot(wanted.origin, wanted.snapshot);
+    if (made.has_value() && !removed.has_value()) co_return fail(removed.error());
+  }
+  if (!made.has_value()) co_return fail(made.error());
+  co_return print(fmt::format("cloned {} as volume {}, {}\n", options.origin, made->name,
+                              format_size(made->size)));
+}
+
+Task<void> resize(Session& session, ResizeOptions options) {
+  const Result<VolumeRecord> changed =
+      co_await session.metadata.change_volume(options.name, {.size = options.size});
+  if (!changed.has_value()) co_return fail(changed.error());
+  co_return print(fmt::format("volume {} has {} now\n", options.name, format_size(changed->size)));
+}
+
+Task<void> rename(Session& session, RenameOptions options) {
+  AGRO_CO_TRY_OK(co_await session.metadata.rename_volume(options.name, options.new_name));
+  co_return print(fmt::format("volume {} is called {} now\n", options.name, options.new_name));
+}
+
+Task<void> set(Session& session, SetOptions options) {
+  VolumeChange change;
+  if (!options.read_only.empty()) change.read_only = options.read_only == "on";
+  AGRO_CO_TRY(const VolumeRecord changed,
+              co_await session.metadata.change_volume(options.name, change));
+  co_return print(fmt::format("volume {} is {} from its next opening on\n", options.name,
+                              changed.read_only ? "read-only" : "writable"));
+}
+
+}  // namespace
+
+void add_volume_change_commands(CLI::App& volume, Program& program) {
+  auto clone_options = std::make_shared<CloneOptions>();
+  CLI::App* clone_command =
+      add_command(volume, "clone", "make a volume that starts as another, or as a snapshot");
+  clone_command->add_option("origin", clone_options->origin, "VOLUME or VOLUME@SNAPSHOT")
+      ->required();
+  clone_command->add_option("name", clone_options->name, "the new volume's name")->required();
+  on_command(program, *clone_command, clone_options, clone);
+
+  auto resize_options = std::make_shared<ResizeOptions>();
+  CLI::App* resize_command =
+      add_command(volume, "resize", "make a volume larger, while it is in use too");
+  resize_command->add_option("name", resize_options->name, "the volume")->required();
+  add_size_option(*resize_command, "size", resize_options->size, "its new size, as in 20GiB")
+      ->required();
+  on_command(program, *resize_command, resize_options, resize);
+
+  auto rename_options = std::make_shared<RenameOptions>();
+  CLI::App* rename_command =
+      add_command(volume, "rename", "give a volume that nobody has open another name");
+  rename_command->add_option("name", rename_options->name, "the volume")->required();
+  rename_command->add_option("new-name", rename_options->new_name, "its new name")->required();
+  on_command(program, *rename_command, rename_options, rename);
+
+  auto set_options = std::make_shared<SetOptions>();
+  CLI::App* set_command = add_command(volume, "set", "change what a volume allows");
+  set_command->add_option("name", set_options->name, "the volume")->required();
+  set_command
+      ->add_option("--read-only", set_options->read_only, "whether front ends may only read it")
+      ->required()
+      ->check(CLI::IsMember({"on", "off"}));
+  on_command(program, *set_command, set_options, set);
+}
+
+}  // namespace agro
