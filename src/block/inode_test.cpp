@@ -52,7 +52,7 @@ class InodeTest : public ::testing::Test {
   MemoryBackend backend_{blocks_, loop_.clock(), 1, kBlockSizeMin};
   std::unique_ptr<Blockset> blockset_ = make_blockset(*parse_blockset_spec("crc,base"), backend_);
   BufferPool buffers_{kBlockSizeMin, 1};
-  const InodeMeta meta_{kVolume, 64 * 1024 * 1024, 5, {3}, {"demo", "crc,base", 3}};
+  InodeMeta meta_{kVolume, 64 * 1024 * 1024, 5, {3}, {"demo", "crc,base", 3}};
 };
 
 std::string to_hex(const std::vector<std::byte>& bytes) {
