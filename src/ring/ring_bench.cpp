@@ -1,7 +1,11 @@
 // How long a lookup takes: it is on the way of every block.
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
+
+#include <algorithm>
 
 #include "base/assert.hpp"
+#include "models/codec.hpp"
 #include "ring/balance.hpp"
 #include "ring/placement.hpp"
 
@@ -70,9 +74,43 @@ void bm_union(benchmark::State& state) {
                   .members = {},
                   .parts = {older, newer}});
 }
+/// Peers, groups: what docs/scale.md says of large clusters. Time: a change, one peer of them leaving, balanced
+/// anew. Counters: bytes of the ring's record, of the union while the change is under way, and how far the
+/// fullest peer is above its share, in percent.
+void bm_large_cluster(benchmark::State& state) {
+  RingSpec spec = spec_of(RingKind::placement, static_cast<std::size_t>(state.range(0)));
+  spec.group_count = static_cast<std::uint32_t>(state.range(1));
+  for (std::size_t index = 0; index < spec.members.size(); ++index) {
+    spec.members[index].weight = 4000;
+    spec.members[index].labels = {.zone = fmt::format("zone-{}", index % 5),
+                                  .rack = fmt::format("rack-{}", index % 20),
+                                  .host = fmt::format("host-{}", index)};
+  }
+  std::sort(spec.members.begin(), spec.members.end());
+  const RingSpec before = balance(spec);
+  RingSpec target = before;
+  target.members.erase(target.members.begin() + 1);
+  RingSpec after;
+  for (auto step : state) after = balance(target, &before);
+  const std::vector<std::uint64_t> counts = replica_counts(after);
+  const double share = fair_replica_counts(after)[0];
+  state.counters["record"] = static_cast<double>(encode(after).size());
+  state.counters["union"] = static_cast<double>(encode(RingSpec{.kind = RingKind::union_,
+                                                                .version = 2,
+                                                                .replication = 3,
+                                                                .members = {},
+                                                                .parts = {before, after}}).size());
+  const auto most = static_cast<double>(*std::max_element(counts.begin(), counts.end()));
+  state.counters["excess_%"] = 100 * (most / share - 1);
+  state.counters["moved_share"] = static_cast<double>(moved_replica_count(before, after)) / share;
+}
+BENCHMARK(bm_large_cluster)
+    ->ArgsProduct({{3, 30, 100, 300, 1000}, {4096, 16384, 65536}})
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
 BENCHMARK(bm_mod)->Arg(3)->Arg(30);
 BENCHMARK(bm_ketama)->Arg(3)->Arg(30)->Arg(64)->Arg(300);
-BENCHMARK(bm_placement)->Arg(3)->Arg(30)->Arg(100)->Arg(300);
+BENCHMARK(bm_placement)->Arg(3)->Arg(30)->Arg(100)->Arg(300)->Arg(1000);
 BENCHMARK(bm_placement_owners)->Arg(3)->Arg(30)->Arg(100);
 BENCHMARK(bm_balance)->Arg(30)->Arg(100)->Unit(benchmark::kMillisecond);
 BENCHMARK(bm_union)->Arg(4)->Arg(30);
