@@ -180,6 +180,7 @@ struct VolumeManager::Attachment {
   VolumeId id;
   std::unique_ptr<OwnLease> lease;
   std::unique_ptr<Volume> volume;
+  bool looks_for_pins = false;
   AsyncMutex snapshot_mutex;  // one at a time takes a snapshot, or looks which there are
 };
 
@@ -449,8 +450,11 @@ Job VolumeManager::follow_cluster() {
     co_await wait_until(cluster_.changed(), env_.clock, env_.clock.now() + kLookForDeleted);
     for (const auto& [name, attachment] : attachments_) {
       const bool is_attached = attachment->state == Attachment::State::attached;
-      if (is_attached && !stopping_ && attachment->volume->has_pinned_heads())
-        jobs_.spawn(refresh_pins(attachment));
+      if (!is_attached || stopping_ || attachment->looks_for_pins ||
+          !attachment->volume->has_pinned_heads())
+        continue;
+      attachment->looks_for_pins = true;
+      snapshot_jobs_.spawn(refresh_pins(attachment));
     }
   }
 }
@@ -459,6 +463,7 @@ Job VolumeManager::refresh_pins(std::shared_ptr<Attachment> attachment) {
   const AsyncMutex::Guard guard = co_await attachment->snapshot_mutex.lock();
   const Result<std::vector<SnapshotRecord>> snapshots =
       co_await cluster_.metadata().snapshots(attachment->id, true);
+  attachment->looks_for_pins = false;
   // What cannot be read stays as it is known.
   if (!snapshots.has_value() || attachment->state != Attachment::State::attached) co_return;
   std::vector<LogHead> heads;
