@@ -150,8 +150,9 @@ Task<bool> Volume::restore_blocks() {
   std::vector<BlockRef> thin;
   std::size_t seen_count = 0;
   for (const Listing::Entry& entry : listing.entries) {
-    if (!std::binary_search(needed.begin(), needed.end(), entry.ref)) continue;
-    ++seen_count;
+    const bool is_ours = std::binary_search(needed.begin(), needed.end(), entry.ref);
+    if (!is_ours && !is_pinned(entry.ref)) continue;
+    if (is_ours) ++seen_count;
     if (entry.copy_count < blockset_->copy_count()) thin.push_back(entry.ref);
   }
   if (!thin.empty()) {
@@ -161,7 +162,8 @@ Task<bool> Volume::restore_blocks() {
       thin.size(), kRestoredAtOnce, [this, &thin](std::size_t index) {
         return restore_block(thin[index]);
       }));
-  // One that nobody listed is on missing peers alone, or was deleted just now.
+  // One that nobody listed is on missing peers alone, or was deleted just now. Of what snapshots need only what
+  // somebody listed is known here; a peer that comes back makes the copies of its own that are missing.
   co_return seen_count == needed.size();
 }
 

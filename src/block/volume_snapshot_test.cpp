@@ -2,6 +2,7 @@
 // Method: a model of every state that was taken; the memory backend; cleaner and checkpoints on.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 
 #include "block/snapshot_device.hpp"
@@ -99,6 +100,7 @@ class Opened {
   }
   Volume& volume() { return *volume_; }
   MemoryBackend& backend() { return *backend_; }
+  TestLease& lease() { return *lease_; }
   const std::vector<VolumeAncestor>& ancestors() const { return ancestors_; }
   VolumeId id() const { return id_; }
   LogHead& head() { return head_; }
@@ -248,6 +250,32 @@ TEST(VolumeSnapshotTest, SpaceComesBack) {
   ASSERT_TRUE(volume.open().has_value());
   fixture.loop.run_for(std::chrono::seconds(10));  // the sweep
   EXPECT_LE(fixture.blocks.used(), once + once / 4);
+  volume.expect_all();
+}
+
+// Goal: before the volume says that all has its copies again, so have the blocks that snapshots
+// alone need.
+TEST(VolumeSnapshotTest, CopiesAreMadeForSnapshotsToo) {
+  VolumeFixture fixture(10);
+  Opened volume(fixture, VolumeId{7}, {}, 0);
+  ASSERT_TRUE(volume.open().has_value());
+  volume.backend().set_missing(2);
+  for (std::uint64_t lba = 0; lba < 64; ++lba) volume.write(lba, 100 + lba);
+  ASSERT_TRUE(fixture.loop.run(volume.volume().flush()).has_value());
+  volume.snapshot("a");
+  ASSERT_EQ(volume.lease().degraded, 1U);
+  for (std::uint64_t lba = 0; lba < 64; ++lba) volume.write(lba, 200 + lba);
+  ASSERT_TRUE(fixture.loop.run(volume.volume().checkpoint()).has_value());
+  const auto thin_count = [&fixture] {
+    return std::count_if(
+        fixture.blocks.copies.begin(), fixture.blocks.copies.end(),
+        [&fixture](const auto& entry) { return fixture.blocks.blocks.contains(entry.first); });
+  };
+  EXPECT_GT(thin_count(), 0);
+  volume.backend().set_missing(0);
+  EXPECT_TRUE(fixture.loop.run_until([&] { return volume.lease().degraded == 0; },
+                                     std::chrono::seconds(60)));
+  EXPECT_EQ(thin_count(), 0);
   volume.expect_all();
 }
 
