@@ -86,7 +86,7 @@ std::string ScenarioShape::to_string() const {
 }
 
 Scenario::Scenario(ScenarioOptions options) : options_(std::move(options)), random_(options_.seed),
-      probe_random_(options_.seed + 1) {}
+      probe_random_(options_.seed + 1), snapshot_random_(options_.seed + 2) {}
 
 ScenarioResult Scenario::run() {
   Random shape_random = random_.fork();
@@ -200,15 +200,31 @@ void Scenario::drive_volumes() {
     }
   }
   if (options_.faults.contains("work") && random_.chance(1, 150)) replace_volume();
+  if (options_.faults.contains("work") && snapshot_random_.chance(1, 40)) use_snapshots();
+}
+
+/// Makes one, or reads those there are beside their volume's writer.
+void Scenario::use_snapshots() {
+  VolumeUser& volume = *volumes_[snapshot_random_.below(volumes_.size())];
+  const std::size_t client = snapshot_random_.below(SimCluster::kClientCount);
+  const bool makes = snapshot_random_.chance(1, 2);
+  if (makes && volume.worker_client().has_value()) {
+    // A writer that waits, or dies, makes none.
+    const Result<void> made = cluster_->loop.run(volume.take_snapshot(), seconds(10));
+    if (made.code() == Errc::timed_out) fail("asking for a snapshot does not end");
+  } else if (!makes && cluster_->client_life(client) == Life::up) {
+    if (snapshot_random_.chance(1, 3)) volume.recheck_snapshots();
+    volume.check_snapshots(client);
+  }
 }
 
 /// Deletes a volume that nobody has open, and makes another.
 void Scenario::replace_volume() {
   const std::size_t index = random_.below(volumes_.size());
-  if (!volumes_[index]->idle()) return;
+  if (!volumes_[index]->idle() || volumes_[index]->reads_snapshots()) return;
   const std::string old_name = volumes_[index]->name();
   const Result<Tombstone> deleted =
-      cluster_->loop.run(cluster_->metadata().delete_volume(old_name));
+      cluster_->loop.run(cluster_->metadata().delete_volume(old_name, true));
   trace_->event("-", "{} is deleted: {}", old_name, errc_name(deleted.code()));
   if (!deleted.has_value()) return;
   NewVolume wanted;

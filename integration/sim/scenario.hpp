@@ -57,10 +57,12 @@ class Scenario {
   void tick();
   void drive_volumes();
   void replace_volume();
+  void use_snapshots();
   void settle();
   void expect_users_go_on();
   void expect_healthy();
   void expect_all_readable();
+  void expect_snapshots_stay();
   void expect_enough_copies();
   void expect_space_back();
   void expect_bad_disk_unseen();
@@ -92,6 +94,7 @@ class Scenario {
   std::unique_ptr<FaultInjector> faults_;
   std::unique_ptr<FenceOracle> fences_;
   Random probe_random_;
+  Random snapshot_random_;
   std::uint32_t next_tag_ = 1;
   std::uint64_t tick_ = 0;
   std::uint64_t mixed_ring_ticks_ = 0;

@@ -86,6 +86,7 @@ void Scenario::settle() {
   expect_users_go_on();
   expect_healthy();
   expect_all_readable();
+  expect_snapshots_stay();
   expect_enough_copies();
   expect_space_back();
   expect_bad_disk_unseen();
@@ -252,6 +253,25 @@ void Scenario::expect_all_readable() {
     }
     return problem;
   });
+}
+
+/// All of them can be read, and then they go: what only they needed must come back as space.
+void Scenario::expect_snapshots_stay() {
+  for (const auto& volume : volumes_) volume->recheck_snapshots();
+  expect_within(kReadable, "snapshots read right", [this] {
+    std::string problem;
+    for (const auto& volume : volumes_) {
+      if (problem.empty()) problem = volume->unchecked_snapshot();
+      const std::size_t client = snapshot_random_.below(SimCluster::kClientCount);
+      if (cluster_->client_life(client) == SimCluster::Life::up) volume->check_snapshots(client);
+    }
+    return problem;
+  });
+  for (const auto& volume : volumes_) {
+    if (verdict_.failed()) return;
+    const Result<void> deleted = cluster_->loop.run(volume->delete_snapshots());
+    if (!deleted.has_value()) fail("deleting snapshots: " + deleted.error().to_string());
+  }
 }
 
 std::vector<std::size_t> Scenario::running_peers() const {

@@ -49,6 +49,15 @@ class SectorOracle {
   /// The whole volume, as a new writer finds it. Empty: legal, and from now on the truth.
   std::string check_recovered(ConstBytes bytes);
 
+  /// What was acknowledged before is durable.
+  std::uint64_t flushed_mark() const { return flushed_; }
+  /// As it is now, but for what was flushed since `flushed`: for states of in between.
+  SectorOracle as_of(std::uint64_t flushed) const {
+    SectorOracle copy = *this;
+    copy.flushed_ = flushed;
+    return copy;
+  }
+
   std::uint64_t op_count() const { return ops_.size() - 1; }
 
  private:

@@ -68,6 +68,19 @@ class VolumeUser {
   std::uint64_t flush_count() const { return flush_count_; }
   /// What went wrong last, and when; for people who look for the reason.
   std::string last_error() const;
+  /// Asks for a snapshot, and deletes one when there are many. Errors: nobody makes it.
+  Task<void> take_snapshot();
+  /// Reads snapshots that were not yet checked, on that client: each is a state between the request and the
+  /// answer, and the same whenever it is read. Shape: the client is up.
+  void check_snapshots(std::size_t client);
+  /// Each is to be read once more.
+  void recheck_snapshots();
+  /// Why not all are checked; empty: they are.
+  std::string unchecked_snapshot() const;
+  Task<void> delete_snapshots();
+  bool reads_snapshots() const;
+  std::size_t snapshot_count() const { return snapshots_.size(); }
+
   /// Reads all of it again, by whoever has it. False: nobody could.
   Task<bool> check_all();
 
@@ -84,10 +97,21 @@ class VolumeUser {
     std::shared_ptr<BlockDevice> device;
   };
   using AttachmentPtr = std::shared_ptr<Attachment>;
+  struct Snapshot {
+    std::string name;
+    std::unique_ptr<SectorOracle> oracle;  // none: a recovery came between, only that it stays is known
+    std::uint64_t begun = 0;               // the request
+    std::vector<std::byte> seen;           // by who read it first
+    bool checked = false;
+    bool under_way = false;
+    std::string last_error;
+  };
 
   Job use(AttachmentPtr attachment);
   Task<Epoch> last_epoch();
   Task<void> verify(AttachmentPtr attachment);
+  Job check_snapshot(std::size_t client, std::shared_ptr<Snapshot> snapshot);
+  void judge(Snapshot& snapshot, std::vector<std::byte> bytes);
   Job work(AttachmentPtr attachment, Random random);
   Task<void> one_operation(AttachmentPtr attachment, Random& random);
   Task<void> write(AttachmentPtr attachment, std::uint64_t unit, std::uint64_t count, bool quick);
@@ -112,6 +136,8 @@ class VolumeUser {
   SectorOracle oracle_;
   UserOptions options_;
   std::vector<AttachmentPtr> attachments_;
+  std::vector<std::shared_ptr<Snapshot>> snapshots_;
+  std::uint64_t next_snapshot_ = 1;
   std::uint64_t next_number_ = 1;
   std::uint64_t newest_ = 0;  // who opened it last
   Epoch newest_epoch_;
