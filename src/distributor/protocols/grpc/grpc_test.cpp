@@ -277,7 +277,7 @@ TEST_P(ProtocolTest, ManyAtOnce) {
   ASSERT_TRUE(connect(*peer));
   std::vector<std::shared_ptr<std::optional<Result<void>>>> results;
   for (std::uint64_t index = 0; index < 200; ++index) {
-    PeerWrite request{ref_of(index), make_block(ref_of(index), 300'000), true};
+    PeerWrite request{ref_of(index), make_block(ref_of(index), 100'000), true};
     results.push_back(begin(peer->write(std::move(request), in(seconds(20)))));
   }
   ASSERT_TRUE(run_until([&] {
