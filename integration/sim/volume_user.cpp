@@ -109,8 +109,11 @@ Job VolumeUser::use(AttachmentPtr attachment) {
     attachment->device = std::move(*device);
     attachment->opened = true;
     // A client that was superseded gives out the device it has, which is fenced, until all let it go.
+    // A device that was open already is of the epoch of then, whoever mints one just now.
     const Result<Epoch> epoch = co_await last_epoch();
-    if (epoch.has_value() && (*epoch != newest_epoch_ || attachment->client == newest_client_)) {
+    const bool is_same = epoch.has_value() && *epoch == newest_epoch_ && attachment->client == newest_client_;
+    const bool is_fresh = epoch.has_value() && *epoch != newest_epoch_ && !attachment->reused;
+    if (is_same || is_fresh) {
       newest_ = attachment->number;
       newest_epoch_ = *epoch;
       newest_client_ = attachment->client;
