@@ -419,7 +419,12 @@ Task<std::shared_ptr<BlockDevice>> VolumeManager::open_snapshot(std::string volu
   AGRO_CO_TRY(const VolumeRecord volume, co_await cluster_.metadata().find_volume(volume_name));
   AGRO_CO_TRY(const SnapshotRecord snapshot,
               co_await cluster_.metadata().find_snapshot(volume, name));
-  const std::string key = fmt::format("{}@{}", volume_name, name);
+  // Not by its name, which may be another snapshot's by now, while clients still have the old one
+  // open.
+  const VolumeHead& head = snapshot.head;
+  const std::string key =
+      fmt::format("{} {} {} {} {} {}", volume.id.value, head.epoch.value,
+                  head.checkpoint_epoch.value, head.root_index, head.log_end, head.size);
   if (std::shared_ptr<SnapshotDevice> open = snapshots_[key].lock()) co_return open;
   AGRO_CO_TRY(const BlocksetSpec spec, spec_of(volume));
   co_await cluster_.wait_for_members(cluster_.distributor().sure_copies());

@@ -74,7 +74,7 @@ class VolumeManager final : public DeviceProvider {
   ClusterClient& cluster_;
   VolumeManagerOptions options_;
   std::map<std::string, std::shared_ptr<Attachment>> attachments_;
-  std::map<std::string, std::weak_ptr<SnapshotDevice>> snapshots_;  // open, by VOLUME@SNAPSHOT
+  std::map<std::string, std::weak_ptr<SnapshotDevice>> snapshots_;  // open, by volume and head
   std::set<std::uint64_t> answered_;  // tokens of requests that are being answered, or were
   bool stopping_ = false;
   Event changed_;
