@@ -333,6 +333,7 @@ class Volume final : public BlockDevice {
 
   std::uint32_t recorded_copies_ = 0;         // so few are recorded in the MDS as sure; 0: all
   bool record_may_exist_ = false;             // in the MDS
+  std::uint64_t record_serial_ = 0;           // changes with recorded_copies_
   std::uint64_t thin_count_ = 0;              // blocks acknowledged with fewer than all copies
   AsyncMutex record_mutex_;
   Event record_changed_;

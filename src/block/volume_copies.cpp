@@ -41,30 +41,29 @@ std::string Volume::health() const {
 }
 
 /// Stores a block with all its copies or, when peers are missing, with fewer that are recorded.
+/// Those count only when they were made while the record stood: as long as the MDS says that all
+/// are sure, a disk may be lost, and a copy that was made before may have been on it.
 Task<void> Volume::store_block(BlockRef ref, SharedBytes block, WriteOptions options) {
   options.min_copies = static_cast<std::uint8_t>(min_copies());
   options.hasty = recorded_copies_ != 0;
   while (true) {
+    const std::uint64_t record = record_serial_;
     AGRO_CO_TRY(const std::uint32_t copies, co_await blockset_->write(ref, block, options));
     if (copies >= blockset_->copy_count()) co_return Result<void>();
     if (AGRO_MUTANT(kFewerCopiesSucceed)) co_return Result<void>();
-    if (recorded_copies_ != 0 && recorded_copies_ <= copies) {
+    if (recorded_copies_ != 0 && recorded_copies_ <= copies && record_serial_ == record) {
       // No await from here to the acknowledgment.
       ++thin_count_;
       co_return Result<void>();
     }
-    if (!options.hasty) {
-      options.hasty = true;
-      const TimePoint patience = env_.clock.now() + kReconnectPatience;
-      co_await wait_until(backend_.peers_changed(), env_.clock, patience);
+    if (options.hasty) {
+      AGRO_CO_TRY_OK(co_await record_copies(copies));
+      if (stopping_jobs_) co_return fail(Errc::closed, "the volume is closed");
       continue;
     }
-    // After the record, or without it, the peers may be back: ask them again.
-    AGRO_CO_TRY_OK(co_await record_copies(copies));
-    if (stopping_jobs_) co_return fail(Errc::closed, "the volume is closed");
-    if (recorded_copies_ == 0 || recorded_copies_ > copies) continue;
-    ++thin_count_;
-    co_return Result<void>();
+    options.hasty = true;
+    const TimePoint patience = env_.clock.now() + kReconnectPatience;
+    co_await wait_until(backend_.peers_changed(), env_.clock, patience);
   }
 }
 
@@ -82,6 +81,7 @@ Task<void> Volume::record_copies(std::uint32_t copies) {
   log_warning("volume {}: peers are missing: it goes on with {} of {} copies", id_.value, copies,
               blockset_->copy_count());
   recorded_copies_ = copies;
+  ++record_serial_;
   co_return Result<void>();
 }
 
@@ -137,6 +137,7 @@ Task<bool> Volume::restore_copies() {
   if (thin_count_ != thin_before) co_return false;
   // From this step on a block with fewer copies must be recorded anew, after us.
   recorded_copies_ = 0;
+  ++record_serial_;
   AGRO_CO_TRY_OK(co_await lease_.set_degraded(0));
   record_may_exist_ = false;
   co_return true;
@@ -159,11 +160,11 @@ Task<bool> Volume::restore_blocks() {
     log_info("volume {}: making the missing copies of {} blocks", id_.value, thin.size());
   }
   AGRO_CO_TRY_OK(co_await for_each_parallel(
-      thin.size(), kRestoredAtOnce, [this, &thin](std::size_t index) {
-        return restore_block(thin[index]);
-      }));
-  // One that nobody listed is on missing peers alone, or was deleted just now. Of what snapshots need only what
-  // somebody listed is known here; a peer that comes back makes the copies of its own that are missing.
+      thin.size(), kRestoredAtOnce,
+      [this, &thin](std::size_t index) { return restore_block(thin[index]); }));
+  // One that nobody listed is on missing peers alone, or was deleted just now. Of what snapshots
+  // need only what somebody listed is known here; a peer that comes back makes the copies of its
+  // own that are missing.
   co_return seen_count == needed.size();
 }
 

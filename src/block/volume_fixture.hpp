@@ -1,6 +1,7 @@
 // A volume over a MemoryBackend on simulated time, with crash and reopen, for tests.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -34,9 +35,11 @@ class TestLease final : public VolumeLease {
     if (crashed_) co_return fail(Errc::closed, "crashed");
     if (degraded_fails) co_return fail(Errc::unavailable, "no metadata store");
     degraded = copies;
+    if (on_degraded) on_degraded();
     co_return Result<void>();
   }
   std::uint32_t degraded = 0;
+  std::function<void()> on_degraded;  // called when it is recorded, before the volume knows
   bool degraded_fails = false;
   bool commit_fails = false;
   void crash() { crashed_ = true; }
