@@ -1,8 +1,9 @@
-// agroblock: the client daemon. `nbdserve` serves volumes over NBD, through ADP to the peers.
+// agroblock: the client daemon. `nbdserve` serves volumes over NBD, through ADP to the peers; `nbd` makes one a device.
 #include <fmt/format.h>
 
 #include <cstdio>
 
+#include "agroblock/nbd_command.hpp"
 #include "base/units.hpp"
 #include "block/map_memory.hpp"
 #include "common/program.hpp"
@@ -107,6 +108,12 @@ int run(int argc, char** argv) {
                   "memory per open volume for writes on their way (default 64MiB)");
   Duration busy_poll;
   add_busy_poll_option(*serve_command, busy_poll);
+  NbdOptions nbd_options;
+  CLI::App* nbd_command = add_nbd_command(app, nbd_options);
+  add_map_memory_option(*nbd_command, nbd_options.map_memory);
+  add_busy_poll_option(*nbd_command, busy_poll);
+  bool json = false;
+  CLI::App* list_command = add_list_command(app, json);
   if (const int status = parse_command_line(app, argc, argv); status >= 0) return status;
   if (options.listen.empty()) options.listen = {"tcp:127.0.0.1:10809"};
   if (options.write_buffer < 4 * kMiB) {
@@ -114,8 +121,11 @@ int run(int argc, char** argv) {
     return 1;
   }
   log_to_standard_error("agroblock", verbose);
+  if (list_command->parsed()) return run_list(json);
   SystemEnv system;
   system.set_busy_poll(busy_poll);
+  if (nbd_command->parsed())
+    return run_program("agroblock", system, run_nbd(system, options.metadata, nbd_options));
   return run_program("agroblock", system, run_serve(system, options));
 }
 
