@@ -65,7 +65,9 @@ std::vector<Candidate> candidates_of(const std::vector<RingMember>& members) {
   return candidates;
 }
 
-void rank(const std::vector<Candidate>& candidates, std::uint32_t group, std::vector<Ranked>& out) {
+/// The first `count` of them are in order, the others behind in any.
+void rank(const std::vector<Candidate>& candidates, std::uint32_t group, std::size_t count,
+          std::vector<Ranked>& out) {
   out.clear();
   const std::uint64_t group_hash = ring_mix(group + 0xD1B54A32D192ED03);
   for (std::size_t member = 0; member < candidates.size(); ++member) {
@@ -75,7 +77,9 @@ void rank(const std::vector<Candidate>& candidates, std::uint32_t group, std::ve
     out.push_back(
         {static_cast<std::uint64_t>(product >> 53), static_cast<std::uint16_t>(member)});
   }
-  std::sort(out.begin(), out.end());
+  const auto end = out.begin() + static_cast<std::ptrdiff_t>(count);
+  if (end != out.end()) std::nth_element(out.begin(), end, out.end());
+  std::sort(out.begin(), end);
 }
 
 /// Moves to the front, one after the other, the first of those that are farthest from the ones
@@ -137,12 +141,14 @@ void PlacementRing::fill_table() {
   const FailureDomains domains(members());
   const std::size_t spread_count =
       domains.trivial() ? 0 : std::min<std::size_t>(2 * replication(), member_count());
+  // Labels may call for any member; without them only an override does, and it is put in front.
+  const std::size_t ranked_count = spread_count == 0 ? row_size_ : member_count();
   table_.reserve(group_count() * row_size_);
   std::vector<Ranked> ranked;
   std::vector<std::uint16_t> order;
   auto next_override = spec().overrides.begin();
   for (std::uint32_t group = 0; group < group_count(); ++group) {
-    rank(candidates, group, ranked);
+    rank(candidates, group, ranked_count, ranked);
     order.clear();
     for (const Ranked& one : ranked) order.push_back(one.member);
     spread(domains, spread_count, order);

@@ -247,5 +247,30 @@ TEST(RingTest, Describe) {
   EXPECT_EQ(make(spec_of(RingKind::empty, 2, 1, 0, 1))->describe(), "ring 1: empty, 2 copies");
 }
 
+// Goal: the owners alone are the front of the whole order, and the replica sets are theirs, with tables and without.
+// Method: clusters on both sides of the tables' limits.
+TEST(RingTest, OwnersAreTheFront) {
+  for (const RingKind kind : {RingKind::mod, RingKind::ketama}) {
+    for (const std::uint32_t member_count : {1, 3, 64, 65, 300}) {
+      for (const std::uint32_t replication : {1, 3, 17}) {
+        SCOPED_TRACE(std::string(ring_kind_name(kind)) + std::to_string(member_count * 100 + replication));
+        const auto ring = make(spec_of(kind, replication, 1, member_count));
+        ASSERT_NE(ring, nullptr);
+        const auto sets = ring->replica_sets();
+        for (std::uint64_t index = 0; index < 100; ++index) {
+          Order order = order_of(*ring, index);
+          EXPECT_EQ(order.size(), member_count);
+          Order owners;
+          ring->owners({.volume = {1}, .epoch = {3}, .index = index}, owners);
+          order.resize(std::min(replication, member_count));
+          EXPECT_EQ(owners, order);
+          std::sort(order.begin(), order.end());
+          EXPECT_TRUE(std::binary_search(sets.begin(), sets.end(), order));
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace agro

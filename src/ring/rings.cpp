@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
+#include <optional>
 
 #include "base/assert.hpp"
 #include "base/bytes.hpp"
 
 namespace agro {
 namespace {
+
+/// Up to so many owners are compared with each other; more are marked.
+constexpr std::size_t kFewOwners = 16;
 
 /// Where the point `number` of a member lies.
 std::uint64_t point_hash(const PeerId& id, std::uint64_t number) {
@@ -88,13 +91,20 @@ void Ring::owners(const BlockRef& ref, std::vector<std::uint32_t>& out) const {
 ModRing::ModRing(RingSpec spec) : BasicRing(spec, spec.members) {}
 
 void ModRing::permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const {
+  walk(ref, member_count(), out);
+}
+
+void ModRing::owners(const BlockRef& ref, std::vector<std::uint32_t>& out) const {
+  walk(ref, std::min(replication(), member_count()), out);
+}
+
+void ModRing::walk(const BlockRef& ref, std::uint32_t count, std::vector<std::uint32_t>& out) const {
   out.clear();
-  const std::uint32_t count = member_count();
   if (count == 0) return;
-  std::uint32_t member = static_cast<std::uint32_t>(hash_block_ref(ref) % count);
+  std::uint32_t member = static_cast<std::uint32_t>(hash_block_ref(ref) % member_count());
   for (std::uint32_t step = 0; step < count; ++step) {
     out.push_back(member);
-    member = member + 1 == count ? 0 : member + 1;
+    member = member + 1 == member_count() ? 0 : member + 1;
   }
 }
 
@@ -142,7 +152,7 @@ void KetamaRing::fill_table() {
   const std::size_t width = members().size();
   table_.resize(hashes_.size() * width);
   std::vector<std::uint32_t> row;
-  walk(0, row);
+  walk(0, width, row);
   for (std::size_t point = hashes_.size(); point-- > 0;) {
     const auto owner = std::find(row.begin(), row.end(), owners_[point]);
     std::rotate(row.begin(), owner, owner + 1);
@@ -150,34 +160,51 @@ void KetamaRing::fill_table() {
   }
 }
 
-void KetamaRing::walk(std::size_t point, std::vector<std::uint32_t>& out) const {
+void KetamaRing::walk(std::size_t point, std::size_t count,
+                      std::vector<std::uint32_t>& out) const {
   out.clear();
-  Seen seen(members().size());
-  while (out.size() < members().size()) {
-    if (seen.insert(owners_[point])) out.push_back(owners_[point]);
+  // A few are looked through more quickly than all are marked as unseen.
+  std::optional<Seen> seen;
+  if (count > kFewOwners) seen.emplace(members().size());
+  while (out.size() < count) {
+    const std::uint32_t owner = owners_[point];
+    const bool fresh = seen.has_value() ? seen->insert(owner)
+                                        : std::find(out.begin(), out.end(), owner) == out.end();
+    if (fresh) out.push_back(owner);
     point = point + 1 == owners_.size() ? 0 : point + 1;
   }
 }
 
-void KetamaRing::permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const {
+std::size_t KetamaRing::point_of(const BlockRef& ref) const {
   const auto found = std::lower_bound(hashes_.begin(), hashes_.end(), hash_block_ref(ref));
-  const std::size_t point =
-      found == hashes_.end() ? 0 : static_cast<std::size_t>(found - hashes_.begin());
-  if (table_.empty()) return walk(point, out);
+  return found == hashes_.end() ? 0 : static_cast<std::size_t>(found - hashes_.begin());
+}
+
+void KetamaRing::permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const {
+  const std::size_t point = point_of(ref);
+  if (table_.empty()) return walk(point, members().size(), out);
   const std::uint16_t* row = table_.data() + point * members().size();
   out.assign(row, row + members().size());
 }
 
+void KetamaRing::owners(const BlockRef& ref, std::vector<std::uint32_t>& out) const {
+  const std::size_t point = point_of(ref);
+  const std::size_t count = std::min<std::size_t>(replication(), members().size());
+  if (table_.empty()) return walk(point, count, out);
+  const std::uint16_t* row = table_.data() + point * members().size();
+  out.assign(row, row + count);
+}
+
 std::vector<std::vector<std::uint32_t>> KetamaRing::replica_sets() const {
-  std::set<std::vector<std::uint32_t>> sets;
-  std::vector<std::uint32_t> order;
+  std::vector<std::vector<std::uint32_t>> sets(hashes_.size());
+  const std::size_t count = std::min<std::size_t>(replication(), members().size());
   for (std::size_t point = 0; point < hashes_.size(); ++point) {
-    walk(point, order);
-    order.resize(std::min<std::size_t>(order.size(), replication()));
-    std::sort(order.begin(), order.end());
-    sets.insert(order);
+    walk(point, count, sets[point]);
+    std::sort(sets[point].begin(), sets[point].end());
   }
-  return {sets.begin(), sets.end()};
+  std::sort(sets.begin(), sets.end());
+  sets.erase(std::unique(sets.begin(), sets.end()), sets.end());
+  return sets;
 }
 
 UnionRing::UnionRing(RingSpec spec, std::vector<std::shared_ptr<const Ring>> parts)

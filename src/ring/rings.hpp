@@ -11,7 +11,7 @@
 
 namespace agro {
 
-inline constexpr std::size_t kRingMemberCountMax = 4096;
+inline constexpr std::size_t kRingMemberCountMax = 16384;
 inline constexpr std::uint64_t kRingWeightMax = std::uint64_t{1} << 40;
 
 /// The finaliser of splitmix64 (public domain). Placement depends on it: never change it.
@@ -48,7 +48,11 @@ class ModRing final : public BasicRing {
  public:
   explicit ModRing(RingSpec spec);
   void permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const override;
+  void owners(const BlockRef& ref, std::vector<std::uint32_t>& out) const override;
   std::vector<std::vector<std::uint32_t>> replica_sets() const override;
+
+ private:
+  void walk(const BlockRef& ref, std::uint32_t count, std::vector<std::uint32_t>& out) const;
 };
 
 /// Consistent hashing: each member has points on a circle of 64 bits, about kPointsPerMember times
@@ -62,12 +66,15 @@ class KetamaRing final : public BasicRing {
 
   explicit KetamaRing(RingSpec spec);
   void permutation(const BlockRef& ref, std::vector<std::uint32_t>& out) const override;
+  void owners(const BlockRef& ref, std::vector<std::uint32_t>& out) const override;
   std::vector<std::vector<std::uint32_t>> replica_sets() const override;
   std::size_t point_count() const { return hashes_.size(); }
 
  private:
   void fill_table();
-  void walk(std::size_t point, std::vector<std::uint32_t>& out) const;
+  std::size_t point_of(const BlockRef& ref) const;
+  /// The first `count` distinct members from a point on. Shape: count <= members().size().
+  void walk(std::size_t point, std::size_t count, std::vector<std::uint32_t>& out) const;
 
   std::vector<std::uint64_t> hashes_;  // of the points, sorted
   std::vector<std::uint16_t> owners_;  // member of each point
