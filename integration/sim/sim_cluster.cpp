@@ -39,6 +39,8 @@ SimCluster::SimCluster(std::uint64_t seed, Options options)
     volume_options.map_memory = std::make_shared<MapMemory>(
         of_map.chance(1, 2) ? 0 : of_map.below(kMapMemoryMost));
   }
+  // Smaller caches read nothing ahead.
+  if (of_map.chance(1, 4)) volume_options.read_cache_size = 256 * 4096;
   for (std::uint32_t index = 0; index < options.peer_count; ++index) {
     hosts_.push_back(make_host(peer_name(index)));
   }

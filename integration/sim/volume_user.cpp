@@ -258,7 +258,16 @@ Task<void> VolumeUser::one_operation(AttachmentPtr attachment, Random& random) {
   if (kind < options_.flush_percent + 12) {
     co_return co_await status(attachment, unit - unit % kSectorUnits, kSectorUnits);
   }
-  if (kind < options_.flush_percent + 35) co_return co_await read(attachment, unit, count, quick);
+  if (kind < options_.flush_percent + 35) {
+    // Some go on in order.
+    const int more = kind % 6 == 0 ? 8 : 0;
+    AGRO_CO_TRY_OK(co_await read(attachment, unit, count, quick));
+    for (int step = 0; step < more && unit + 2 * count <= oracle_.unit_count() && !attachment->stop; ++step) {
+      unit += count;
+      AGRO_CO_TRY_OK(co_await read(attachment, unit, count, quick));
+    }
+    co_return Result<void>();
+  }
   AGRO_CO_TRY_OK(co_await write(attachment, unit, count, quick));
   if (random.chance(1, 20)) co_return co_await flush(attachment);  // as FUA does
   co_return Result<void>();

@@ -59,6 +59,7 @@ Task<std::uint32_t> MemoryBackend::write(BlockRef ref, SharedBytes block, WriteO
 
 Task<void> MemoryBackend::read(BlockRef ref, std::uint32_t offset, MutableBytes out,
                                ReadOptions /*options*/) {
+  if (ref.type == BlockType::data) blocks_.reads.push_back(ref);
   co_await delay();
   AGRO_CO_TRY_OK(state());
   const auto found = blocks_.blocks.find(ref);

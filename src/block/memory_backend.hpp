@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <vector>
 
 #include "base/clock.hpp"
 #include "base/random.hpp"
@@ -18,6 +19,7 @@ struct MemoryBlocks {
   std::map<VolumeId, Epoch> fences;
   std::uint64_t capacity = UINT64_MAX;  // bytes, beyond which writes get out_of_space
   std::uint64_t reserve = 0;            // bytes of it for reserved writes only
+  std::vector<BlockRef> reads;          // each call of read() on a data block
   std::uint64_t kept = 0;               // bytes of data blocks that came with WriteOptions::keep
   std::uint64_t used() const;
 };

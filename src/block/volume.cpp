@@ -28,6 +28,7 @@ Volume::Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, Volume
       options_(options),
       buffers_(backend.block_size(), kIdleBufferCountMax),
       cache_(options.read_cache_size),
+      read_ahead_(options.read_cache_size / kSectorSize),
       map_(size_bytes / kSectorSize),
       map_share_(options.map_memory != nullptr ? options.map_memory
                                                : std::make_shared<MapMemory>(kMapMemoryDefault),
@@ -41,6 +42,8 @@ Volume::Volume(Env& env, BlockBackend& backend, const BlocksetSpec& spec, Volume
       jobs_(env.executor),
       metric_written_bytes_(env.metrics.get("agro_volume_written_bytes_total", "bytes users wrote")),
       metric_read_bytes_(env.metrics.get("agro_volume_read_bytes_total", "bytes users read")),
+      metric_ahead_bytes_(env.metrics.get("agro_volume_read_ahead_bytes_total",
+                                          "bytes fetched before they were asked for")),
       metric_flushes_(env.metrics.get("agro_volume_flushes_total", "flushes asked for")),
       metric_cleaned_bytes_(
           env.metrics.get("agro_volume_cleaned_bytes_total", "bytes the cleaner relocated")),

@@ -23,6 +23,7 @@
 #include "block/block_device.hpp"
 #include "block/inode.hpp"
 #include "block/map_memory.hpp"
+#include "block/read_ahead.hpp"
 #include "block/read_cache.hpp"
 #include "block/segment.hpp"
 #include "block/volume_map.hpp"
@@ -166,9 +167,18 @@ class Volume final : public BlockDevice {
   /// A piece of a read that must come from the peers.
   struct RemoteRead {
     BlockRef ref;
-    std::uint32_t sector;
-    MapRun run;
+    BlockId block;
+    std::uint32_t sector;  // of the block
+    std::uint64_t lba;
+    std::uint32_t count;
     MutableBytes out;
+  };
+  /// A piece that is read ahead, on its way into the cache.
+  struct Fetch {
+    Fetch(std::uint64_t begin, std::uint32_t sector_count) : lba(begin), count(sector_count) {}
+    std::uint64_t lba;
+    std::uint32_t count;
+    Event done;
   };
   /// A sector that the cleaner moves.
   struct Moved {
@@ -225,8 +235,15 @@ class Volume final : public BlockDevice {
   BlockRef ref_of(BlockId id) const;
   bool read_local(const MapRun& run, MutableBytes out);
   bool still_there(const RemoteRead& piece) const;
+  void collect_reads(std::uint64_t lba, MutableBytes out, std::vector<RemoteRead>& remote);
   Task<void> read_sectors(std::uint64_t lba, MutableBytes out);
-  Task<void> read_remote(RemoteRead piece);
+  Task<void> read_remote(RemoteRead piece, ReadCache::Origin origin);
+  void keep_in_cache(const RemoteRead& piece, ReadCache::Origin origin);
+  void read_ahead_of(std::uint64_t lba, std::uint64_t count);
+  Job fetch_ahead(std::shared_ptr<Fetch> fetch);
+  Task<void> fetch_sectors(std::uint64_t lba, MutableBytes out);
+  bool is_fetched_ahead(const std::vector<RemoteRead>& remote) const;
+  Awaitable<void> wait_for_fetches(std::uint64_t lba, std::uint64_t count);
 
   // volume_checkpoint.cpp
   bool checkpoint_is_due() const;
@@ -303,6 +320,9 @@ class Volume final : public BlockDevice {
   VolumeOptions options_;
   BufferPool buffers_;
   ReadCache cache_;
+  static constexpr std::size_t kFetchesAtOnce = 4;
+  ReadAhead read_ahead_;
+  std::vector<std::shared_ptr<Fetch>> fetches_;  // at most so many
   VolumeMap map_;
   MapMemory::Share map_share_;
   Inode inode_;
@@ -352,6 +372,7 @@ class Volume final : public BlockDevice {
 
   Metric& metric_written_bytes_;
   Metric& metric_read_bytes_;
+  Metric& metric_ahead_bytes_;
   Metric& metric_flushes_;
   Metric& metric_cleaned_bytes_;
   Metric& metric_loaded_pages_;

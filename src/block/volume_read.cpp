@@ -75,6 +75,7 @@ std::optional<Result<void>> Volume::try_read_now(std::uint64_t offset, MutableBy
   }
   metric_read_bytes_.add(out.size());
   ++read_count_;
+  read_ahead_of(offset / kSectorSize, out.size() / kSectorSize);
   return Result<void>();
 }
 
@@ -85,6 +86,7 @@ Task<void> Volume::read(std::uint64_t offset, MutableBytes out) {
   AGRO_CO_TRY_OK(co_await confirm_lease());
   metric_read_bytes_.add(out.size());
   ++read_count_;
+  if (offset % kSectorSize == 0) read_ahead_of(offset / kSectorSize, out.size() / kSectorSize);
   if (offset % kSectorSize == 0 && out.size() % kSectorSize == 0) {
     AGRO_CO_TRY_OK(co_await read_sectors(offset / kSectorSize, out));
     // What was read may be old when somebody else has the volume by now.
@@ -99,6 +101,27 @@ Task<void> Volume::read(std::uint64_t offset, MutableBytes out) {
   co_return Result<void>();
 }
 
+/// What memory has not is gathered in `remote`, a run of sectors that are in order in one block each. Shape: the pages
+/// are loaded.
+void Volume::collect_reads(std::uint64_t lba, MutableBytes out, std::vector<RemoteRead>& remote) {
+  while (!out.empty()) {
+    const MapRun run = map_.lookup(lba, static_cast<std::uint32_t>(out.size() / kSectorSize));
+    const MutableBytes part = out.first(std::size_t{run.count} * kSectorSize);
+    lba += run.count;
+    out = out.subspan(part.size());
+    if (read_local(run, part)) continue;
+    // A run of the map ends with its page, the data may go on.
+    RemoteRead* last = remote.empty() ? nullptr : &remote.back();
+    if (last != nullptr && last->block == run.block && last->lba + last->count == run.lba &&
+        last->sector + last->count == run.sector) {
+      last->count += run.count;
+      last->out = {last->out.data(), last->out.size() + part.size()};
+      continue;
+    }
+    remote.push_back({ref_of(run.block), run.block, run.sector, run.lba, run.count, part});
+  }
+}
+
 /// The pages that it looks at stay in memory until it is done.
 Task<void> Volume::read_sectors(std::uint64_t lba, MutableBytes out) {
   if (out.empty()) co_return Result<void>();
@@ -106,50 +129,115 @@ Task<void> Volume::read_sectors(std::uint64_t lba, MutableBytes out) {
   const PagePin pin = pin_range(lba, count);
   if (!map_.is_loaded(lba, count)) AGRO_CO_TRY_OK(co_await load_range(lba, count));
   std::vector<RemoteRead> remote;
-  while (!out.empty()) {
-    const MapRun run = map_.lookup(lba, static_cast<std::uint32_t>(out.size() / kSectorSize));
-    const MutableBytes part = out.first(std::size_t{run.count} * kSectorSize);
-    if (!read_local(run, part)) remote.push_back({ref_of(run.block), run.sector, run, part});
-    lba += run.count;
-    out = out.subspan(part.size());
+  collect_reads(lba, out, remote);
+  if (!remote.empty() && !fetches_.empty() && is_fetched_ahead(remote)) {
+    // What is on its way is not asked for twice.
+    co_await wait_for_fetches(lba, count);
+    remote.clear();
+    collect_reads(lba, out, remote);
   }
   if (remote.empty()) co_return Result<void>();
-  if (remote.size() == 1) co_return co_await read_remote(remote.front());
+  if (remote.size() == 1) co_return co_await read_remote(remote.front(), ReadCache::Origin::read);
   co_return co_await for_each_parallel(
-      remote.size(), kReadsAtOnce,
-      [this, &remote](std::size_t index) { return read_remote(remote[index]); });
+      remote.size(), kReadsAtOnce, [this, &remote](std::size_t index) {
+        return read_remote(remote[index], ReadCache::Origin::read);
+      });
 }
 
 bool Volume::still_there(const RemoteRead& piece) const {
-  const MapRun now = map_.lookup(piece.run.lba, piece.run.count);
-  return now == piece.run && ref_of(now.block) == piece.ref;
+  if (!(ref_of(piece.block) == piece.ref)) return false;
+  for (std::uint32_t done = 0; done < piece.count;) {
+    const MapRun now = map_.lookup(piece.lba + done, piece.count - done);
+    if (now.block != piece.block || now.sector != piece.sector + done) return false;
+    done += now.count;
+  }
+  return true;
 }
 
-Task<void> Volume::read_remote(RemoteRead piece) {
+void Volume::keep_in_cache(const RemoteRead& piece, ReadCache::Origin origin) {
+  if (origin == ReadCache::Origin::read && piece.count > kCachedRunMax) return;
+  if (origin == ReadCache::Origin::ahead) metric_ahead_bytes_.add(piece.out.size());
+  for (std::uint32_t index = 0; index < piece.count; ++index) {
+    cache_.put(piece.ref.index, piece.sector + index,
+               piece.out.subspan(std::size_t{index} * kSectorSize, kSectorSize), origin);
+  }
+}
+
+Task<void> Volume::read_remote(RemoteRead piece, ReadCache::Origin origin) {
   Result<void> answer =
       co_await blockset_->read(piece.ref, piece.sector * kSectorSize, piece.out, {});
   // Reads wait as writes do while nobody who may have the block can be reached.
-  bool waited = false;
-  while (answer.code() == Errc::unavailable && !failed_ && !stopping_jobs_) {
+  bool waited = origin == ReadCache::Origin::ahead;
+  while (answer.code() == Errc::unavailable && origin == ReadCache::Origin::read && !failed_ && !stopping_jobs_) {
     if (!std::exchange(waited, true)) {
       log_warning("volume {}: a read waits: {}", id_.value, answer.error().to_string());
     }
     co_await wait_until(stopping_, env_.clock, env_.clock.now() + options_.retry_after);
-    if (!still_there(piece)) co_return co_await read_sectors(piece.run.lba, piece.out);
+    if (!still_there(piece)) co_return co_await read_sectors(piece.lba, piece.out);
     answer = co_await blockset_->read(piece.ref, piece.sector * kSectorSize, piece.out, {});
   }
   if (answer.has_value()) {
-    for (std::uint32_t index = 0; index < piece.run.count && piece.run.count <= kCachedRunMax; ++index) {
-      cache_.put(piece.ref.index, piece.sector + index,
-                 piece.out.subspan(std::size_t{index} * kSectorSize, kSectorSize));
-    }
+    keep_in_cache(piece, origin);
     co_return answer;
   }
   // The cleaner may have moved the data, and a checkpoint deleted the block, while we waited.
-  if (answer.code() == Errc::not_found && !still_there(piece)) {
-    co_return co_await read_sectors(piece.run.lba, piece.out);
-  }
+  const bool moved = answer.code() == Errc::not_found && !still_there(piece);
+  if (moved && origin == ReadCache::Origin::read) co_return co_await read_sectors(piece.lba, piece.out);
   co_return answer;
+}
+
+// --- ahead of who reads in order
+// ----------------------------------------------------------------------
+
+void Volume::read_ahead_of(std::uint64_t lba, std::uint64_t count) {
+  if (count == 0 || count > ReadAhead::kReadMax) return;
+  const ReadAhead::Range range =
+      read_ahead_.note(lba, static_cast<std::uint32_t>(count), size_bytes_ / kSectorSize);
+  if (range.count == 0 || fetches_.size() >= kFetchesAtOnce || stopping_jobs_) return;
+  auto fetch = std::make_shared<Fetch>(range.lba, range.count);
+  fetches_.push_back(fetch);
+  jobs_.spawn(fetch_ahead(std::move(fetch)));
+}
+
+/// An error is nobody's yet: who comes to read this asks again, and hears of it.
+Job Volume::fetch_ahead(std::shared_ptr<Fetch> fetch) {
+  AlignedBuffer bytes(std::size_t{fetch->count} * kSectorSize);
+  const Result<void> done = co_await fetch_sectors(fetch->lba, bytes.bytes());
+  if (!done.has_value()) log_debug("volume {}: reading ahead: {}", id_.value, done.error().to_string());
+  std::erase(fetches_, fetch);
+  fetch->done.notify_all();
+}
+
+Task<void> Volume::fetch_sectors(std::uint64_t lba, MutableBytes out) {
+  const std::uint64_t count = out.size() / kSectorSize;
+  const PagePin pin = pin_range(lba, count);
+  if (!map_.is_loaded(lba, count)) AGRO_CO_TRY_OK(co_await load_range(lba, count));
+  std::vector<RemoteRead> remote;
+  collect_reads(lba, out, remote);
+  co_return co_await for_each_parallel(
+      remote.size(), kFetchesAtOnce, [this, &remote](std::size_t index) {
+        return read_remote(remote[index], ReadCache::Origin::ahead);
+      });
+}
+
+bool Volume::is_fetched_ahead(const std::vector<RemoteRead>& remote) const {
+  for (const RemoteRead& piece : remote) {
+    for (const std::shared_ptr<Fetch>& fetch : fetches_) {
+      if (piece.lba < fetch->lba + fetch->count && fetch->lba < piece.lba + piece.count) return true;
+    }
+  }
+  return false;
+}
+
+/// Of those that overlap the range now.
+Awaitable<void> Volume::wait_for_fetches(std::uint64_t lba, std::uint64_t count) {
+  const std::vector<std::shared_ptr<Fetch>> present = fetches_;
+  for (const std::shared_ptr<Fetch>& fetch : present) {
+    const bool overlaps = lba < fetch->lba + fetch->count && fetch->lba < lba + count;
+    while (overlaps && std::find(fetches_.begin(), fetches_.end(), fetch) != fetches_.end() && !stopping_jobs_) {
+      co_await fetch->done.wait();
+    }
+  }
 }
 
 Task<void> Volume::cache(std::uint64_t offset, std::uint64_t size) {
