@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """ringtool: its figures add up, its output is the same every time, bad input gets one clear line.
 
-Method: command lines whose outcome follows from arithmetic, as JSON; a table of wrong ones.
+Method: command lines whose outcome follows from arithmetic, as JSON; those of docs/placement.md; a table of wrong ones.
 Usage: ringtool_test.py BIN_DIR
 """
 import json
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 
+DOCS = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "docs")
 KIB, GIB, TIB = 1 << 10, 1 << 30, 1 << 40
 
 
@@ -156,8 +157,41 @@ def check_bad_input():
         assert len(lines) == 1 and lines[0].startswith("ringtool: ") and words in lines[0], (args, lines)
 
 
+def documented_commands():
+    """Of docs/placement.md: each command in an indented block, and what it prints, if the block has more lines."""
+    commands = []
+    with open(os.path.join(DOCS, "placement.md"), encoding="utf-8") as file:
+        lines = file.read().split("\n")
+    for number, line in enumerate(lines):
+        if not line.startswith("    ringtool "):
+            continue
+        end = number + 1
+        while end < len(lines) and (lines[end].startswith("    ") or not lines[end]):
+            end += 1
+        output = "\n".join(one[4:] for one in lines[number + 2:end])
+        commands.append((line.split()[1:], output.rstrip("\n")))
+    return commands
+
+
+def check_documentation():
+    """Figures and pictures of docs/placement.md are what their commands make."""
+    commands = documented_commands()
+    assert len(commands) >= 3 and commands[0][1], commands
+    with tempfile.TemporaryDirectory() as scratch:
+        for args, output in commands:
+            at = args.index("--plot") + 1
+            shown, args[at] = os.path.join(DOCS, os.path.basename(args[at])), os.path.join(scratch, "made.svg")
+            done = ringtool(*args)
+            assert done.returncode == 0, done
+            if output:
+                assert done.stdout.rstrip("\n") == output, f"{args} prints\n{done.stdout}\nand not\n{output}"
+            with open(shown, encoding="utf-8") as old, open(args[at], encoding="utf-8") as new:
+                assert old.read() == new.read(), f"{shown} is not what {args} makes"
+
+
 def main():
-    for check in (check_growth, check_copies_weights_zones, check_repeatable, check_plot, check_bad_input):
+    for check in (check_growth, check_copies_weights_zones, check_repeatable, check_plot, check_bad_input,
+                  check_documentation):
         check()
         print("ok:", check.__name__[6:].replace("_", " "))
     done = ringtool("--help")
