@@ -65,12 +65,14 @@ std::string text_at(double x, double y, const char* anchor, const std::string& t
 std::string grid(const Scale& scale) {
   std::string out;
   const double step = scale.most > 4 ? std::ceil(scale.most / 4) : scale.most > 2 ? 1 : 0.5;
+  const auto line = [&](double load, const char* color) {
+    return fmt::format("<path d=\"M{:.0f} {:.1f}H{:.0f}\" stroke=\"{}\"/>\n", kLeft, scale.y(load), kRight, color);
+  };
   for (double load = 0; load <= scale.most; load += step) {
-    out += fmt::format("<path d=\"M{:.0f} {:.1f}H{:.0f}\" stroke=\"{}\"/>\n", kLeft, scale.y(load),
-                       kRight, load == 1 ? "#c53030" : "#d8dce2");
+    out += line(load, "#d8dce2");
     out += text_at(kLeft - 6, scale.y(load) + 4, "end", fmt::format("{:.0f} %", 100 * load));
   }
-  return out;
+  return out + line(1, "#c53030");
 }
 
 std::string panel(const RingtoolPlan& plan, const RingReport& report, double top) {

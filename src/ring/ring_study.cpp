@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::uint64_t kRunSizeMax = 1000;   // blocks of a volume
 constexpr std::uint64_t kPieceSizeMax = 64;   // of one epoch in it, when it is rewritten
+constexpr double kShareMin = 1e-15;
 /// Up to so many ways to lose members, all are tried.
 constexpr double kLossCasesMax = 100'000;
 /// With fewer lost sets expected, trials would see too few.
@@ -125,7 +126,10 @@ std::vector<double> fair_shares(const RingSpec& spec) {
   if (spec.kind != RingKind::placement) {
     for (RingMember& member : members) member.labels = {};
   }
-  return FailureDomains(members).shares(members, spec.replication);
+  std::vector<double> shares = FailureDomains(members).shares(members, spec.replication);
+  // Beside members of 2^40, one of weight 1 may be left with nothing by rounding.
+  for (double& share : shares) share = std::max(share, kShareMin);
+  return shares;
 }
 
 Evenness evenness(std::span<const std::uint64_t> loads, std::span<const double> shares,

@@ -34,7 +34,7 @@ class BlockStream {
 };
 
 /// Replicas of one block that each member should hold on average, by weight and, of a placement
-/// ring, failure domains; nobody more than one. The sum is min(replication, members).
+/// ring, failure domains; nobody more than one or nothing at all. The sum is min(replication, members).
 /// Shape: in order of `spec.members`; a plain ring, not a union.
 std::vector<double> fair_shares(const RingSpec& spec);
 

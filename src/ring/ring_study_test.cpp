@@ -71,6 +71,14 @@ TEST(RingStudyTest, FairShares) {
   }
 }
 
+// Goal: nobody has no share, whatever rounding makes of it. Method: a small member beside as many giants as copies.
+TEST(RingStudyTest, SharesArePositive) {
+  RingSpec spec = mod_of(8193, 8192);
+  for (RingMember& member : spec.members) member.weight = kRingWeightMax;
+  spec.members.back().weight = 1;
+  EXPECT_GT(fair_shares(spec).back(), 0);
+}
+
 // Goal: zones count for placement rings only. Method: two zones of one and three peers, two copies.
 TEST(RingStudyTest, FairSharesByZone) {
   RingSpec spec = placement_of(4, 2, 64);
