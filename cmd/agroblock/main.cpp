@@ -1,8 +1,10 @@
-// agroblock: the client daemon. `nbdserve` serves volumes over NBD, through ADP to the peers; `nbd` makes one a device.
+// agroblock: the client daemon. `nbdserve` serves volumes over NBD, through ADP to the peers; `nbd` makes one a device,
+// `aoe` serves one on an Ethernet.
 #include <fmt/format.h>
 
 #include <cstdio>
 
+#include "agroblock/aoe_command.hpp"
 #include "agroblock/nbd_command.hpp"
 #include "base/units.hpp"
 #include "block/map_memory.hpp"
@@ -112,6 +114,10 @@ int run(int argc, char** argv) {
   CLI::App* nbd_command = add_nbd_command(app, nbd_options);
   add_map_memory_option(*nbd_command, nbd_options.map_memory);
   add_busy_poll_option(*nbd_command, busy_poll);
+  AoeOptions aoe_options;
+  CLI::App* aoe_command = add_aoe_command(app, aoe_options);
+  add_map_memory_option(*aoe_command, aoe_options.map_memory);
+  add_busy_poll_option(*aoe_command, busy_poll);
   bool json = false;
   CLI::App* list_command = add_list_command(app, json);
   if (const int status = parse_command_line(app, argc, argv); status >= 0) return status;
@@ -126,6 +132,8 @@ int run(int argc, char** argv) {
   system.set_busy_poll(busy_poll);
   if (nbd_command->parsed())
     return run_program("agroblock", system, run_nbd(system, options.metadata, nbd_options));
+  if (aoe_command->parsed())
+    return run_program("agroblock", system, run_aoe(system, options.metadata, aoe_options));
   return run_program("agroblock", system, run_serve(system, options));
 }
 

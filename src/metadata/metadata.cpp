@@ -356,6 +356,7 @@ Task<VolumeRecord> Metadata::change_volume(std::string name, VolumeChange change
     volume.read_only = change.read_only.value_or(volume.read_only);
     volume.iops_max = change.iops_max.value_or(volume.iops_max);
     volume.bandwidth_max = change.bandwidth_max.value_or(volume.bandwidth_max);
+    volume.aoe_config = change.aoe_config.value_or(volume.aoe_config);
     AGRO_CO_TRY_OK(check_volume_size(volume.size));
     if (volume.size < old_size) {
       if (!change.may_shrink) {

@@ -51,6 +51,7 @@ struct VolumeChange {
   std::optional<bool> read_only = {};
   std::optional<std::uint64_t> iops_max = {};       // requests a second; 0: no limit
   std::optional<std::uint64_t> bandwidth_max = {};  // bytes a second; 0: no limit
+  std::optional<std::string> aoe_config = {};
   bool may_shrink = false;  // Shape: nothing is mapped beyond the new size
 };
 

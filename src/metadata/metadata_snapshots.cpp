@@ -202,6 +202,7 @@ Task<VolumeRecord> Metadata::clone_volume(NewClone wanted) {
   clone.name = wanted.name;
   clone.created_unix_ms = env_.clock.unix_time_ms();
   clone.iops_max = clone.bandwidth_max = 0;
+  clone.aoe_config.clear();
   clone.read_only = false;
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
     const auto named = co_await find_volume(wanted.name);

@@ -209,11 +209,11 @@ TYPED_TEST(SnapshotTest, RenamedAndResized) {
   this->must(this->a.rename_volume("demo", "new"));
   EXPECT_EQ(this->must(this->a.find_volume("new")).id, this->volume.id);
   EXPECT_EQ(this->error(this->a.find_volume("demo"), "no volume"), Errc::not_found);
-  VolumeChange change{.size = 8 << 20, .read_only = true, .iops_max = 10, .bandwidth_max = 20};
+  VolumeChange change{.size = 8 << 20, .read_only = true, .iops_max = 10, .bandwidth_max = 20, .aoe_config = "me"};
   const VolumeRecord changed = this->must(this->a.change_volume("new", change));
   EXPECT_EQ(this->must(this->a.find_volume("new")), changed);
   EXPECT_TRUE(changed.size == 8U << 20 && changed.read_only && changed.iops_max == 10 &&
-              changed.bandwidth_max == 20);
+              changed.bandwidth_max == 20 && changed.aoe_config == "me");
   this->open(changed, 1);
   EXPECT_EQ(this->error(this->a.rename_volume("new", "newer"), "open by writer"), Errc::locked);
   EXPECT_EQ(this->error(this->a.change_volume("new", {.size = 4096}), "only be made larger"),

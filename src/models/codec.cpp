@@ -193,6 +193,7 @@ std::string encode(const VolumeRecord& record) {
   message.set_read_only(record.read_only);
   message.set_iops_max(record.iops_max);
   message.set_bandwidth_max(record.bandwidth_max);
+  message.set_aoe_config(record.aoe_config);
   return to_bytes(message);
 }
 
@@ -223,6 +224,7 @@ Result<VolumeRecord> decode_volume(std::string_view bytes) {
   volume.read_only = message.read_only();
   volume.iops_max = message.iops_max();
   volume.bandwidth_max = message.bandwidth_max();
+  volume.aoe_config = message.aoe_config();
   return volume;
 }
 

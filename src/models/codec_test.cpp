@@ -38,7 +38,8 @@ TEST(CodecTest, RoundTrips) {
                             .ancestors = {{{7}, {3}}, {{9}, {12}}},
                             .read_only = true,
                             .iops_max = 500,
-                            .bandwidth_max = 1 << 20};
+                            .bandwidth_max = 1 << 20,
+                            .aoe_config = std::string("\0me", 3)};
   EXPECT_EQ(decode_volume(encode(volume)), volume);
   const VolumeHead head{
       .epoch = {7}, .checkpoint_epoch = {6}, .root_index = 12, .sequence = UINT64_MAX, .size = 1, .log_end = 9};

@@ -46,6 +46,7 @@ struct VolumeRecord {
   bool read_only = false;
   std::uint64_t iops_max = 0;       // requests a second; 0: no limit
   std::uint64_t bandwidth_max = 0;  // bytes a second; 0: no limit
+  std::string aoe_config{};         // the config string of an AoE target: any bytes, at most 1,024
 
   bool operator==(const VolumeRecord&) const = default;
 };
