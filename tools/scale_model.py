@@ -20,7 +20,6 @@ LEASE_RENEWALS = {"peer": 8 / 10, "volume": 8 / 13}  # a second
 VOLUME_SIZE = 1e12
 CHANNEL_BUFFER = 64 * 1024         # of a connection, at each end
 PEER_RECORD, VOLUME_RECORD = 180, 130  # bytes in the view, key and value
-RECORD_LIMIT = 64 * 1024
 RING_UNION = {3: 274, 30: 5012, 100: 12655, 300: 37308, 1000: 114758}   # bytes, 4,096 groups
 RING_EXCESS = {3: 0.0, 30: 0.1, 100: 0.7, 300: 2.2, 1000: 5.7}          # %, fullest peer, 4,096 groups
 WRITE_RATE = 50e6                  # bytes a second that each client writes, as many clients as peers
@@ -51,7 +50,7 @@ def rows():
     yield "index in each peer's memory", {n: human(blocks[n] * STORE_BYTES_PER_BLOCK) for n in PEERS}
     yield "a peer's restart, index alone", {n: duration(blocks[n] * RESTART_SECONDS_PER_BLOCK) for n in PEERS}
     yield "fullest peer above its share, 4,096 groups", {n: f"{RING_EXCESS[n]:.1f} %" for n in PEERS}
-    yield "ring's record while it changes (limit 64 KiB)", {n: human(RING_UNION[n]) for n in PEERS}
+    yield "ring's record while it changes (limit 512 KiB)", {n: human(RING_UNION[n]) for n in PEERS}
     yield "one peer lost: its data copied again in", {
         n: "nowhere to" if n <= COPIES else duration(per_peer[n] / ((n - 1) * REBALANCE_RATE)) for n in PEERS}
     yield "connections of each peer", {n: f"{2 * (n - 1) + n:,}" for n in PEERS}

@@ -47,14 +47,15 @@ Result<void> check_volume_name(std::string_view name) {
 
 Metadata::Metadata(Env& env, Kv& kv) : env_(env), kv_(kv), random_(env.random.fork()) {}
 
-/// Errors: fenced, when a put's lease has ended; too_large, for a record beyond kRecordSizeMax.
+/// Errors: fenced, when a put's lease has ended; too_large, for a record beyond its limit.
 Task<Metadata::Outcome> Metadata::commit(std::vector<KvCompare> compares, std::vector<KvOp> ops) {
   for (const KvOp& op : ops) {
-    if (op.value.size() <= kRecordSizeMax) continue;
+    const std::size_t size_max = op.key == keys::kRing ? kRingRecordSizeMax : kRecordSizeMax;
+    if (op.value.size() <= size_max) continue;
     co_return fail(Errc::too_large,
                    fmt::format("the record {} would take {} bytes, and {} is the most: too many "
                                "members or labels?",
-                               op.key, op.value.size(), kRecordSizeMax));
+                               op.key, op.value.size(), size_max));
   }
   const auto result = co_await kv_.transact(std::move(compares), std::move(ops));
   if (result.has_value()) co_return result->committed ? Outcome::committed : Outcome::refused;

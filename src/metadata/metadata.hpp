@@ -239,7 +239,7 @@ class Metadata {
   // --- the ring ---
   Task<RingSpec> ring();
   /// Errors: conflict, when the present version is not `expected_version`; invalid_argument, unless
-  /// ring.version is expected_version + 1 and the record below kRecordSizeMax.
+  /// ring.version is expected_version + 1 and the record below kRingRecordSizeMax.
   /// `without_volumes`: conflict also when there is a volume, or one is made meanwhile.
   Task<void> publish_ring(RingSpec ring, std::uint64_t expected_version, bool without_volumes = false);
 

@@ -264,11 +264,11 @@ Task<void> Metadata::publish_ring(RingSpec ring, std::uint64_t expected_version,
                    fmt::format("the ring after version {} cannot be version {}", expected_version,
                                ring.version));
   }
-  if (const std::size_t size = encode(ring).size(); size >= kRecordSizeMax) {
+  if (const std::size_t size = encode(ring).size(); size >= kRingRecordSizeMax) {
     co_return fail(Errc::invalid_argument,
                    fmt::format("the ring would take {} bytes of metadata, {} is the limit; if changes "
                                "are under way, let them end first",
-                               size, kRecordSizeMax));
+                               size, kRingRecordSizeMax));
   }
   bool unresolved = false;
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {

@@ -30,6 +30,34 @@ RingSpec ring_of(std::uint64_t version, std::vector<std::uint8_t> numbers) {
   return ring;
 }
 
+Uuid one_of_many(std::uint32_t number) {
+  Uuid id = uuid(1);
+  id.bytes[0] = static_cast<std::uint8_t>(number >> 8);
+  id.bytes[1] = static_cast<std::uint8_t>(number);
+  return id;
+}
+
+/// A placement ring of labelled peers, every group of which is overridden.
+RingSpec large_ring(std::uint64_t version, std::uint32_t member_count, std::uint32_t group_count) {
+  RingSpec ring = ring_of(version, {});
+  ring.kind = RingKind::placement;
+  ring.replication = 3;
+  ring.group_count = group_count;
+  for (std::uint32_t number = 0; number < member_count; ++number) {
+    ring.members.push_back({.id = one_of_many(number),
+                            .weight = 4000,
+                            .labels = {.zone = "zone-" + std::to_string(number % 5),
+                                       .rack = "rack-" + std::to_string(number % 20),
+                                       .host = "host-" + std::to_string(number)}});
+  }
+  for (std::uint32_t group = 0; group < group_count; ++group) {
+    const auto first = static_cast<std::uint16_t>(group % (member_count - 2));
+    ring.overrides.push_back(
+        {group, {first, static_cast<std::uint16_t>(first + 1), static_cast<std::uint16_t>(first + 2)}});
+  }
+  return ring;
+}
+
 template <class Backend>
 class MetadataTest : public ::testing::Test {
  protected:
@@ -379,8 +407,8 @@ TYPED_TEST(MetadataTest, RingVersions) {
   EXPECT_EQ(this->error(this->b.publish_ring(ring_of(5, {3, 4}), 2), "cannot be"),
             Errc::invalid_argument);
   RingSpec large = ring_of(3, {3, 4});
-  large.members[0].labels.zone.assign(kRecordSizeMax, 'z');
-  EXPECT_EQ(this->error(this->b.publish_ring(large, 2), "65536 is the limit"),
+  large.members[0].labels.zone.assign(kRingRecordSizeMax, 'z');
+  EXPECT_EQ(this->error(this->b.publish_ring(large, 2), "524288 is the limit"),
             Errc::invalid_argument);
   EXPECT_EQ(this->test().must(this->b.ring()), ring_of(2, {1, 2}));
   this->test().must(this->b.publish_ring(ring_of(3, {1, 3}), 2, true));
@@ -398,19 +426,32 @@ TYPED_TEST(MetadataTest, RingVersions) {
 // Goal: a record that would not fit is refused by name, whatever the store.
 TYPED_TEST(MetadataTest, RecordsAreLimited) {
   this->init();
-  RingSpec ring = ring_of(2, {});
-  for (int number = 0; number < 4096; ++number) {
-    Uuid id = uuid(1);
-    id.bytes[0] = static_cast<std::uint8_t>(number & 0xff);
-    id.bytes[1] = static_cast<std::uint8_t>(number >> 8);
-    ring.members.push_back({.id = id, .weight = std::uint64_t{1} << 40});
-  }
+  const RingSpec ring = large_ring(2, 16'384, 4096);
   EXPECT_EQ(this->error(this->a.publish_ring(ring, 1), "ring would take"), Errc::invalid_argument);
   PeerRecord large = this->peer(1);
   large.addresses = {"adp://" + std::string(70000, 'h') + ":1"};
   EXPECT_EQ(this->error(this->a.register_peer(large, this->lease(*this->kv_a)), "would take"),
             Errc::too_large);
   EXPECT_EQ(this->test().must(this->b.ring()).version, 1U);
+}
+
+// Goal: a cluster of 1,000 peers can change its ring, twice on top of a change under way, in every store.
+// Method: unions of rings of which every group is overridden, read back by the other client.
+TYPED_TEST(MetadataTest, RingOfAThousandPeers) {
+  this->init();
+  RingSpec both = ring_of(2, {});
+  both.kind = RingKind::union_;
+  both.replication = 3;
+  for (const std::uint32_t member_count : {1000, 1001, 1000, 999})
+    both.parts.push_back(large_ring(2, member_count, 4096));
+  EXPECT_GT(encode(both).size(), 4 * kRecordSizeMax);
+  this->test().must(this->a.publish_ring(both, 1));
+  EXPECT_EQ(this->test().must(this->b.ring()), both);
+  EXPECT_EQ(this->test().must(this->b.view()).ring, both);
+  RingSpec after = large_ring(3, 1001, 65'536);
+  EXPECT_LT(encode(after).size(), kRingRecordSizeMax);
+  this->test().must(this->b.publish_ring(after, 2));
+  EXPECT_EQ(this->test().must(this->a.view()).ring, after);
 }
 
 // Goal: whoever follows view() and watch() learns of each kind of change, and of nothing else.

@@ -228,5 +228,26 @@ TEST(BalanceTest, RecordStaysSmall) {
   EXPECT_LT(largest, kRecordSizeMax);
 }
 
+// Goal: the records of 1,000 peers are below the ring's limit, and small enough for two more changes at once.
+// Method: labelled peers, one of which leaves; docs/scale.md has the figures.
+TEST(BalanceTest, RecordOfAThousandPeers) {
+  RingSpec spec = placement_of(1000, 3, 4096);
+  for (std::size_t index = 0; index < spec.members.size(); ++index) {
+    spec.members[index].labels = {.zone = "zone-" + std::to_string(index % 5),
+                                  .rack = "rack-" + std::to_string(index % 20),
+                                  .host = "host-" + std::to_string(index)};
+    spec.members[index].weight = 4000;
+  }
+  const RingSpec before = balance(spec);
+  spec.members.erase(spec.members.begin() + 1);
+  const RingSpec after = balance(spec, &before);
+  const RingSpec both{
+      .kind = RingKind::union_, .version = 2, .replication = 3, .members = {}, .parts = {before, after}};
+  std::printf("  union record: %zu bytes\n", encode(both).size());
+  EXPECT_TRUE(make_ring(both).has_value());
+  EXPECT_GT(encode(both).size(), kRecordSizeMax);
+  EXPECT_LT(2 * encode(both).size(), kRingRecordSizeMax);
+}
+
 }  // namespace
 }  // namespace agro
