@@ -1,4 +1,4 @@
-# make run | build | test | test-cluster | test-guest | sim | asan | tsan | fuzz | coverage | soak | bench | clean   (README.md says more)
+# make run | build | install | deb | test | test-cluster | test-guest | sim | asan | tsan | fuzz | coverage | soak | bench | clean   (README.md says more)
 BUILD ?= build
 DATA ?= agro-data
 SECONDS ?= 60
@@ -8,7 +8,7 @@ SEEDS ?= 300
 # The sanitizers of clang 14 can hang or die where the kernel randomizes addresses by more than 28 bits.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: run build test test-build test-cluster test-guest sim check asan asan-build tsan tsan-build fuzz mutants coverage soak bench clean
+.PHONY: run build install deb test-packages test test-build test-cluster test-guest sim check asan asan-build tsan tsan-build fuzz mutants coverage soak bench clean
 .DEFAULT_GOAL := build
 
 # A release of the four programs in build/bin/.
@@ -16,6 +16,23 @@ build:
 	@tools/setup build
 	@cmake -G Ninja -S . -B $(BUILD) -DAGRO_TESTS=OFF >/dev/null
 	@cmake --build $(BUILD) -j $(JOBS)
+
+# Programs, systemd units, completions, manual pages under PREFIX; DESTDIR is put before all paths.
+PREFIX ?= /usr/local
+install: build
+	@DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX)
+
+# build/packages/agro_*.deb and agro-client_*.deb.
+deb:
+	@tools/setup packages
+	@cmake -G Ninja -S . -B $(BUILD)/deb -DAGRO_TESTS=OFF >/dev/null
+	@cmake --build $(BUILD)/deb -j $(JOBS)
+	@cd $(BUILD)/deb && cpack >/dev/null
+	@mkdir -p $(BUILD)/packages && cp $(BUILD)/deb/packages/*.deb $(BUILD)/packages/ && ls $(BUILD)/packages/*.deb
+
+# Lintian, and the packages in a fresh Debian of their own; as root. 77: this machine does not let us.
+test-packages: deb
+	@tools/test_packages $(BUILD)/packages || [ $$? -eq 77 ]
 
 # Starts a one-machine cluster in ./agro-data with a 10 GiB volume `demo`; Ctrl-C stops it.
 run: build

@@ -222,6 +222,23 @@ def test_completion():
             succeed(syntax_check + ["/dev/stdin"], data=text.encode())
 
 
+def test_documentation():
+    step("manual pages and completions of all programs, as packages have them")
+    for name in ("agro", "agroblock", "agroctl", "ringtool"):
+        page = succeed(program(name, "--print-man-page"))
+        assert page.startswith(f".TH {name.upper()} 8") and ".SH OPTIONS" in page
+        help_text = succeed(program(name, "--help"))
+        for option in re.findall(r"--[a-z][a-z-]+", help_text):
+            assert option.replace("-", "\\-") in page, f"{name}: {option} is not in its page"
+        if any(os.access(os.path.join(folder, "mandoc"), os.X_OK) for folder in os.environ["PATH"].split(":")):
+            flaws = [line for line in subprocess.run(["mandoc", "-Tlint", "-W", "warning"], input=page, text=True,
+                                                     capture_output=True).stdout.splitlines() if "missing date" not in line]
+            assert not flaws, flaws
+        assert name in succeed(program(name, "--print-completion", "bash"))
+    script = succeed(program("agroctl", "--print-completion", "bash"))
+    assert script == succeed(program("agroctl", "completion", "bash"))
+
+
 # --- the cluster's metadata ---
 
 def test_init(cluster):
@@ -674,6 +691,7 @@ def main():
     test_help_everywhere()
     test_usage_errors(directory)
     test_completion()
+    test_documentation()
     test_init(cluster)
     test_profiles(cluster)
     test_empty_listings(cluster)

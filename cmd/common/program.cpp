@@ -16,6 +16,8 @@
 #include "base/busy_poll.hpp"
 #include "base/log.hpp"
 #include "base/units.hpp"
+#include "common/completion.hpp"
+#include "common/man_page.hpp"
 
 namespace agro {
 namespace {
@@ -114,7 +116,25 @@ Result<std::string> metadata_uri(const MetadataChoice& choice) {
               "~/.config/agro/config.toml");
 }
 
+namespace {
+
+/// For packages: `--print-man-page` and `--print-completion SHELL`, alone on the command line. False: something else is there.
+bool print_documentation(const CLI::App& app, int argc, char** argv) {
+  const std::string_view what = argc > 1 ? argv[1] : "";
+  if (argc == 2 && what == "--print-man-page") {
+    std::fputs(man_page(app).c_str(), stdout);
+    return true;
+  }
+  const std::string_view shell = argc == 3 && what == "--print-completion" ? argv[2] : "";
+  if (shell != "bash" && shell != "zsh" && shell != "fish") return false;
+  std::fputs(completion_script(app, shell).c_str(), stdout);
+  return true;
+}
+
+}  // namespace
+
 int parse_command_line(CLI::App& app, int argc, char** argv) {
+  if (print_documentation(app, argc, argv)) return std::fflush(stdout) == 0 ? 0 : 1;
   try {
     app.parse(argc, argv);
     return -1;

@@ -27,6 +27,8 @@ def serve(cluster, namespace):
 def main():
     if os.geteuid() != 0:
         skip("needs root, for a network namespace")
+    if not os.path.exists("/dev/net/tun"):
+        skip("there are no taps here (/dev/net/tun)")
     bin_dir = os.path.abspath(sys.argv[1])
     folder = os.path.abspath(sys.argv[2] if len(sys.argv) > 2 else os.path.join(bin_dir, "..", "guest"))
     step("kernel, initrd, tools")

@@ -20,8 +20,10 @@ HOST = "10.0.2.2"  # our 127.0.0.1, as the guest sees it
 def prepare(folder, bin_dir):
     """Makes kernel, initrd and tools in `folder`, once."""
     lib.need_tools("qemu-system-x86_64", "busybox", "cpio", "depmod")
-    subprocess.run([os.path.join(HERE, "prepare"), folder, os.path.join(os.path.abspath(bin_dir), "agroblock")],
-                   check=True)
+    done = subprocess.run([os.path.join(HERE, "prepare"), folder, os.path.join(os.path.abspath(bin_dir), "agroblock")])
+    if done.returncode == 77:
+        lib.skip("there is no kernel for the guest")
+    assert done.returncode == 0, f"prepare ended with {done.returncode}"
 
 
 class Guest:
