@@ -6,7 +6,9 @@ set(client_programs agroblock agroctl)
 set(generated ${PROJECT_BINARY_DIR}/documentation)
 file(MAKE_DIRECTORY ${generated})
 set(documents ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/docs/architecture.md ${PROJECT_SOURCE_DIR}/docs/cluster.md
-    ${PROJECT_SOURCE_DIR}/docs/http.md ${PROJECT_SOURCE_DIR}/docs/placement.md)
+    ${PROJECT_SOURCE_DIR}/docs/http.md ${PROJECT_SOURCE_DIR}/docs/placement.md ${PROJECT_SOURCE_DIR}/docs/admin-guide.md
+    ${PROJECT_SOURCE_DIR}/docs/failure-guide.md ${PROJECT_SOURCE_DIR}/docs/getting-started.md
+    ${PROJECT_SOURCE_DIR}/docs/glossary.md ${PROJECT_SOURCE_DIR}/docs/monitoring.md)
 set(client_documents ${PROJECT_SOURCE_DIR}/docs/devices.md ${PROJECT_SOURCE_DIR}/docs/snapshotting.md)
 
 foreach(program ${server_programs} ${client_programs})
