@@ -164,7 +164,22 @@ class Test:
         assert disk.get_size() == 96 * MIB and disk.pread(300, 96 * MIB - 300) == b"end" * 100
         check(disk, 7, range(10))
         check(disk, 1, range(10, SIZE // PART))
+        step("limits")
+        self.refuse("nothing to change", "volume", "set", "w")
+        self.refuse("no limit", "volume", "set", "w", "--iops", "many")
+        self.ctl("volume", "set", "w", "--iops", "20", "--bandwidth", "1GiB")
+        assert '"iops_max": 20' in self.ctl("volume", "list", "--json")
+        wait_for("the limit holds", lambda: self.seconds_of_reads(disk, 10) > 0.2, 10)
+        self.ctl("volume", "set", "w", "--iops", "none", "--bandwidth", "none")
+        wait_for("the limit is gone", lambda: self.seconds_of_reads(disk, 10) < 0.2, 10)
         disk.shutdown()
+
+    @staticmethod
+    def seconds_of_reads(disk, count):
+        begun = time.monotonic()
+        for number in range(count):
+            disk.pread(4096, 4096 * number)
+        return time.monotonic() - begun
 
     def gc(self, times):
         for _ in range(times):

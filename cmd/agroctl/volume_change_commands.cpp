@@ -25,6 +25,8 @@ struct RenameOptions {
 struct SetOptions {
   std::string name;
   std::string read_only;  // "on", "off"; empty: as it is
+  std::string iops;       // a number or "none"; empty: as it is
+  std::string bandwidth;  // a size or "none"; empty: as it is
 };
 
 /// Without a snapshot, of one that is made for it and goes again.
@@ -63,13 +65,38 @@ Task<void> rename(Session& session, RenameOptions options) {
   co_return print(fmt::format("volume {} is called {} now\n", options.name, options.new_name));
 }
 
+Result<std::optional<std::uint64_t>> parse_limit(const std::string& text, const char* option) {
+  if (text.empty()) return std::optional<std::uint64_t>();
+  if (text == "none") return std::optional<std::uint64_t>(0);
+  const Result<std::uint64_t> number = parse_size(text);
+  if (number.has_value() && *number > 0) return std::optional<std::uint64_t>(*number);
+  return fail(Errc::invalid_argument, fmt::format("{}: '{}' is no limit: give a number above zero, or none", option, text));
+}
+
+std::string limit_text(std::uint64_t limit, const std::string& text) { return limit == 0 ? "without limit" : text; }
+
 Task<void> set(Session& session, SetOptions options) {
   VolumeChange change;
   if (!options.read_only.empty()) change.read_only = options.read_only == "on";
-  AGRO_CO_TRY(const VolumeRecord changed,
-              co_await session.metadata.change_volume(options.name, change));
-  co_return print(fmt::format("volume {} is {} from its next opening on\n", options.name,
-                              changed.read_only ? "read-only" : "writable"));
+  AGRO_CO_TRY(change.iops_max, parse_limit(options.iops, "--iops"));
+  AGRO_CO_TRY(change.bandwidth_max, parse_limit(options.bandwidth, "--bandwidth"));
+  if (!change.read_only.has_value() && !change.iops_max.has_value() && !change.bandwidth_max.has_value())
+    co_return fail(Errc::invalid_argument, "nothing to change: give --read-only, --iops or --bandwidth");
+  AGRO_CO_TRY(const VolumeRecord changed, co_await session.metadata.change_volume(options.name, change));
+  std::string text;
+  if (change.read_only.has_value()) {
+    text += fmt::format("volume {} is {} from its next opening on\n", options.name,
+                        changed.read_only ? "read-only" : "writable");
+  }
+  if (change.iops_max.has_value()) {
+    text += fmt::format("volume {}: requests: {}\n", options.name,
+                        limit_text(changed.iops_max, fmt::format("{} a second", changed.iops_max)));
+  }
+  if (change.bandwidth_max.has_value()) {
+    text += fmt::format("volume {}: bytes: {}\n", options.name,
+                        limit_text(changed.bandwidth_max, format_size(changed.bandwidth_max) + " a second"));
+  }
+  co_return print(text);
 }
 
 }  // namespace
@@ -103,8 +130,10 @@ void add_volume_change_commands(CLI::App& volume, Program& program) {
   set_command->add_option("name", set_options->name, "the volume")->required();
   set_command
       ->add_option("--read-only", set_options->read_only, "whether front ends may only read it")
-      ->required()
       ->check(CLI::IsMember({"on", "off"}));
+  set_command->add_option("--iops", set_options->iops, "most requests a second, or none; at once, also where it is open");
+  set_command->add_option("--bandwidth", set_options->bandwidth,
+                          "most bytes a second, as in 100MiB, or none; at once, also where it is open");
   on_command(program, *set_command, set_options, set);
 }
 

@@ -53,7 +53,10 @@ Task<void> list(Session& session, ListOptions options) {
                {"copies", "COPIES", true},
                {"block_spec", "SPEC"},
                {"created", "CREATED"},
-               {"open_by", "OPEN BY"}});
+               {"open_by", "OPEN BY"},
+               {"read_only", ""},
+               {"iops_max", "", true},
+               {"bandwidth_max_bytes", "", true}});
   for (const VolumeRecord& volume : view.volumes) {
     if (volume.state != VolumeState::active) continue;
     const Result<std::optional<VolumeLock>> lock = co_await session.metadata.lock_of(volume.id);
@@ -62,7 +65,8 @@ Task<void> list(Session& session, ListOptions options) {
     const Cell holder = lock->has_value() ? Cell((*lock)->holder) : Cell(nullptr, "-");
     table.add({number_cell(volume.id.value), Cell(volume.name), size_cell(volume.size),
                number_cell(copy_count_of(volume, view.ring)), Cell(volume.block_spec),
-               time_cell(volume.created_unix_ms), holder});
+               time_cell(volume.created_unix_ms), holder, flag_cell(volume.read_only),
+               number_cell(volume.iops_max), size_cell(volume.bandwidth_max)});
   }
   co_return print(table.render(options.format,
                                "no volumes; 'agroctl volume create-block NAME SIZE' makes one"));

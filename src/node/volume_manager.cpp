@@ -180,6 +180,7 @@ struct VolumeManager::Attachment {
   VolumeId id;
   std::unique_ptr<OwnLease> lease;
   std::unique_ptr<Volume> volume;
+  std::unique_ptr<LimitedDevice> device;  // what users get: the volume, with its limits
   bool looks_for_pins = false;
   AsyncMutex snapshot_mutex;  // one at a time takes a snapshot, or looks which there are
 };
@@ -265,7 +266,7 @@ Task<std::shared_ptr<BlockDevice>> VolumeManager::open(std::string name) {
   ++attachment->handle_count;
   ++attachment->generation;
   co_return std::shared_ptr<BlockDevice>(
-      attachment->volume.get(), [this, attachment](BlockDevice*) { release_handle(attachment); });
+      attachment->device.get(), [this, attachment](BlockDevice*) { release_handle(attachment); });
 }
 
 void VolumeManager::release_handle(const std::shared_ptr<Attachment>& attachment) {
@@ -331,11 +332,15 @@ Task<void> VolumeManager::open_volume(std::shared_ptr<Attachment> attachment, Vo
               co_await Volume::open(env_, cluster_.distributor(), spec, acquired.volume.id,
                                     acquired.volume.size, log_head_of(acquired.head),
                                     *attachment->lease, volume_options));
+  attachment->device = std::make_unique<LimitedDevice>(env_.clock, *attachment->volume);
+  attachment->device->set_limits({acquired.volume.iops_max, acquired.volume.bandwidth_max});
   co_return Result<void>();
 }
 
 Task<void> VolumeManager::detach(std::shared_ptr<Attachment> attachment) {
   attachment->state = Attachment::State::detaching;
+  // Who waits for his turn is to hear that it is closed.
+  attachment->device->set_limits({});
   Result<void> closed = co_await attachment->volume->close();
   const Result<void> released = co_await attachment->lease->release();
   if (closed.has_value() && !released.has_value()) closed = released;
@@ -444,7 +449,9 @@ Job VolumeManager::follow_cluster() {
       for (const auto& [name, attachment] : attachments_) {
         const bool is_attached =
             attachment->state == Attachment::State::attached && attachment->id == record.id;
-        if (!is_attached || record.size <= attachment->volume->size_bytes()) continue;
+        if (!is_attached) continue;
+        attachment->device->set_limits({record.iops_max, record.bandwidth_max});
+        if (record.size <= attachment->volume->size_bytes()) continue;
         attachment->lease->set_size(record.size);
         attachment->volume->grow(record.size);
         log_info("volume '{}' has {} bytes now", name, record.size);

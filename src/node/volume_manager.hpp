@@ -13,6 +13,7 @@
 #include <string>
 
 #include "block/block_device.hpp"
+#include "block/limited_device.hpp"
 #include "block/snapshot_device.hpp"
 #include "block/volume.hpp"
 #include "metadata/lease.hpp"
