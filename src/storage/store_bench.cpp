@@ -1,5 +1,5 @@
-// The mmap engine on a real disk, in a directory of its own under AGRO_BENCH_DIR (or /var/tmp):
-// what one writer, several writers and a reader get.
+// The mmap and the disk engine on a real disk, in a directory of their own under AGRO_BENCH_DIR (or
+// /var/tmp): what one writer, several writers and a reader get. First argument: 0 mmap, 1 disk.
 #include <benchmark/benchmark.h>
 
 #include <cstdlib>
@@ -13,10 +13,13 @@
 namespace agro {
 namespace {
 
+enum class Engine { mmap, disk };
+Engine engine_of(const benchmark::State& state) { return static_cast<Engine>(state.range(0)); }
+
 /// A store on the real disk and the loop it runs on.
 class BenchStore {
  public:
-  explicit BenchStore(std::uint64_t size) {
+  BenchStore(Engine engine, std::uint64_t size) {
     const char* base = std::getenv("AGRO_BENCH_DIR");
     directory_ = std::string(base == nullptr ? "/var/tmp" : base) + "/agro_store_bench";
     std::filesystem::remove_all(directory_);
@@ -26,7 +29,9 @@ class BenchStore {
     options.cluster_id = test_uuid(1);
     options.peer_id = test_uuid(2);
     Env env{loop_.get_executor(), clock_, random_, disk_, network_, offload_, metrics_};
-    store_ = std::move(run(open_mmap_store(env, options)).value());
+    Task<std::unique_ptr<BlockStore>> opening = engine == Engine::disk ? open_disk_store(env, std::move(options))
+                                                                       : open_mmap_store(env, std::move(options));
+    store_ = std::move(run(std::move(opening)).value());
   }
   ~BenchStore() {
     AGRO_ASSERT(run(store_->close()).has_value());
@@ -95,9 +100,9 @@ Job put_many(PutLoop& loop, std::uint64_t& next_index, std::uint64_t kept_count)
 }
 
 void put_blocks(benchmark::State& state) {
-  const auto size = static_cast<std::size_t>(state.range(0));
-  const auto writer_count = static_cast<std::uint64_t>(state.range(1));
-  BenchStore bench(2 * kGiB);
+  const auto size = static_cast<std::size_t>(state.range(1));
+  const auto writer_count = static_cast<std::uint64_t>(state.range(2));
+  BenchStore bench(engine_of(state), 2 * kGiB);
   const SharedBytes bytes = block_bytes({}, size);
   const std::uint64_t kept_count = 512 * kMiB / size;
   std::uint64_t next_index = 1;
@@ -118,17 +123,14 @@ void put_blocks(benchmark::State& state) {
                                        static_cast<double>((next_index - 1) * size);
 }
 BENCHMARK(put_blocks)
-    ->ArgNames({"size", "writers"})
-    ->Args({8192, 1})
-    ->Args({8192, 4})
-    ->Args({8192, 32})
-    ->Args({kMiB, 1})
-    ->Args({kMiB, 8})
+    ->ArgNames({"engine", "size", "writers"})
+    ->ArgsProduct({{0, 1}, {8192}, {1, 4, 32}})
+    ->ArgsProduct({{0, 1}, {kMiB}, {1, 8}})
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
 void try_read_4k(benchmark::State& state) {
-  BenchStore bench(2 * kGiB);
+  BenchStore bench(engine_of(state), 2 * kGiB);
   constexpr std::uint64_t kCount = 256;
   for (std::uint64_t i = 0; i < kCount; ++i) {
     const BlockRef ref = block_ref(1, 1, i);
@@ -148,10 +150,10 @@ void try_read_4k(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations());
   state.counters["misses"] = static_cast<double>(miss_count);
 }
-BENCHMARK(try_read_4k);
+BENCHMARK(try_read_4k)->ArgName("engine")->Arg(0);  // disk has no page cache to ask
 
 void read_cold_4k(benchmark::State& state) {
-  BenchStore bench(2 * kGiB);
+  BenchStore bench(engine_of(state), 2 * kGiB);
   constexpr std::uint64_t kCount = 512;
   for (std::uint64_t i = 0; i < kCount; ++i) {
     const BlockRef ref = block_ref(1, 1, i);
@@ -166,7 +168,7 @@ void read_cold_4k(benchmark::State& state) {
   }
   state.SetItemsProcessed(state.iterations());
 }
-BENCHMARK(read_cold_4k)->UseRealTime()->Iterations(5000);
+BENCHMARK(read_cold_4k)->ArgName("engine")->Arg(0)->Arg(1)->UseRealTime()->Iterations(5000);
 
 }  // namespace
 }  // namespace agro
