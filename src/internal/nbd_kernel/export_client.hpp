@@ -14,7 +14,7 @@ namespace agro::nbd_kernel {
 
 /// A connection in its transmission phase.
 struct ExportConnection {
-  Descriptor socket;
+  Descriptor socket{};
   std::uint64_t size_bytes = 0;
   std::uint16_t transmission_flags = 0;
 };
