@@ -6,6 +6,7 @@ changes, is quick whatever was written, is served as VOLUME@NAME, can be dumped,
 its space comes back. Method: agroctl beside NBD clients, kill -9 in between, gc without its grace period.
 Usage: snapshot_test.py BIN_DIR
 """
+import json
 import os
 import statistics
 import sys
@@ -116,6 +117,34 @@ class Test:
         with open(f"{self.dir}/s3.img", "rb") as image:
             assert image.read() == b"".join(pattern(3, number) for number in range(SIZE // PART))
         disk.shutdown()
+        self.differences()
+
+    def diff(self, old, new):
+        found = json.loads(self.ctl("block", "diff", old, new, "--json"))
+        return [(one["offset"], one["length"], one["kind"]) for one in found]
+
+    def differences(self):
+        step("what changed between snapshots")
+        disk = self.connect("v")
+        self.ctl("block", "snapshot", "create", "v@d0")
+        disk.pwrite(b"x" * 8192, 4096)
+        disk.zero(PART, 8 * MIB, nbd.CMD_FLAG_NO_HOLE)
+        self.ctl("block", "snapshot", "create", "v@d1")
+        wanted = [(4096, 8192, "data"), (8 * MIB, PART, "zero")]
+        assert self.diff("v@d0", "v@d1") == wanted, self.diff("v@d0", "v@d1")
+        assert self.diff("v@d1", "v@d0") == [(4096, 8192, "data"), (8 * MIB, PART, "data")]
+        assert self.diff("v@d1", "v") == []
+        disk.pwrite(b"y" * 512, 32 * MIB + 512)
+        assert self.diff("v@d0", "v") == wanted + [(32 * MIB, 4096, "data")]
+        assert "nothing changed" in self.ctl("block", "diff", "v@d1", "v@d1")
+        assert "d1" in self.ctl("block", "snapshot", "list", "v") and "diff-" not in self.ctl("block", "snapshot", "list", "v")
+        self.refuse("no snapshot 'none'", "block", "diff", "v@none", "v@d1")
+        self.refuse("is no snapshot", "block", "diff", "v", "v@d1")
+        disk.shutdown()
+        wait_for("v is closed", lambda: '"open_by": null' in self.ctl("volume", "list", "--json"), 10)
+        assert self.diff("v@d0", "v") == wanted + [(32 * MIB, 4096, "data")]
+        for name in ("d0", "d1"):
+            self.ctl("block", "snapshot", "delete", f"v@{name}")
 
     def clones_live_alone(self):
         step("clones")

@@ -141,6 +141,7 @@ void add_block_commands(CLI::App& app, Program& program) {
   block->require_subcommand(1);
   add_create_command(*block, program, "create");
   add_snapshot_commands(*block, program);
+  add_difference_command(*block, program);
   auto dump_options = std::make_shared<DumpOptions>();
   CLI::App* dump_command =
       add_command(*block, "dump", "copy a volume, or a snapshot, into a file, a device or a pipe");

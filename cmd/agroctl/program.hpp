@@ -82,6 +82,7 @@ void add_cluster_commands(CLI::App& app, Program& program);  // init, wipe
 void add_volume_commands(CLI::App& app, Program& program);
 void add_block_commands(CLI::App& app, Program& program);
 void add_snapshot_commands(CLI::App& block, Program& program);
+void add_difference_command(CLI::App& block, Program& program);
 /// clone, resize, rename and set.
 void add_volume_change_commands(CLI::App& volume, Program& program);
 void add_peer_commands(CLI::App& app, Program& program);

@@ -160,6 +160,7 @@ int run_program(const char* program, SystemEnv& system, Task<void> main) {
 }
 
 void log_to_standard_error(const char* program, bool verbose) {
+  spdlog::drop(program);  // a command may open several volumes, one after the other
   auto logger = spdlog::stderr_color_mt(program);
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %n %^%l%$: %v");
   logger->set_level(verbose ? spdlog::level::debug : spdlog::level::warn);

@@ -168,6 +168,19 @@ Task<std::vector<SnapshotDevice::Extent>> SnapshotDevice::extents_of_page(std::u
   co_return extents;
 }
 
+bool SnapshotDevice::is_page_empty(std::uint32_t page) const {
+  if (!map_->is_page_loaded(page)) return false;
+  const std::uint64_t lba = std::uint64_t{page} * ExtentMap::kSectorsPerPage;
+  const std::uint64_t left = map_->map().sector_count() - lba;
+  const MapRun run = map_->lookup(lba, ExtentMap::kSectorsPerPage);
+  return run.block == kHoleBlock && run.count == std::min<std::uint64_t>(left, ExtentMap::kSectorsPerPage);
+}
+
+std::optional<Inode::PageAt> SnapshotDevice::unread_page_at(std::uint32_t page) const {
+  if (map_->is_page_loaded(page)) return std::nullopt;
+  return inode_.page_at({PageKind::map, page});
+}
+
 Task<std::vector<StatusExtent>> SnapshotDevice::status(std::uint64_t offset, std::uint64_t size) {
   AGRO_CO_TRY_OK(check_range(offset, size));
   constexpr std::size_t kExtentCountMax = 4096;

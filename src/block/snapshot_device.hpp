@@ -48,6 +48,10 @@ class SnapshotDevice final : public BlockDevice {
   /// The extents of a map page, in order and without gaps.
   Task<std::vector<Extent>> extents_of_page(std::uint32_t page);
   std::uint32_t page_count() const { return map_->map().page_count(); }
+  /// Whether a map page is known to have neither data nor zeros.
+  bool is_page_empty(std::uint32_t page) const;
+  /// Where in the INode a map page lies that neither the log nor anybody else has looked at.
+  std::optional<Inode::PageAt> unread_page_at(std::uint32_t page) const;
 
  private:
   SnapshotDevice(BlockBackend& backend, const BlocksetSpec& spec, Lineage lineage);
