@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 
 #include "agroctl/attached.hpp"
+#include "agroctl/backup_commands.hpp"
+#include "agroctl/backup_file.hpp"
 #include "agroctl/image_file.hpp"
 #include "agroctl/program.hpp"
 #include "agroctl/transfer.hpp"
@@ -16,13 +18,18 @@ namespace {
 struct DumpOptions {
   std::string volume;
   std::string file;
+  std::string format;  // "raw", "backup"; empty: raw, unless it is an increment
+  std::string from;    // a snapshot's name; empty: not an increment
+  bool resume = false;
   bool progress = false;
 };
 
 struct LoadOptions {
   std::string file;
   std::string volume;
+  std::string format;  // "raw", "backup"; empty: as it begins
   std::optional<std::uint64_t> size;
+  bool resume = false;
   bool progress = false;
 };
 
@@ -41,6 +48,17 @@ Task<void> finish_and_detach(Attached& attached, ImageSink& sink, bool moved) {
 }
 
 Task<void> dump_volume(Session& session, DumpOptions options) {
+  const bool is_backup = options.format == "backup" || !options.from.empty();
+  if (options.format == "raw" && is_backup) {
+    co_return fail(Errc::invalid_argument, "a raw image has no increments; leave --format out");
+  }
+  if (options.resume && (!is_backup || options.file == "-")) {
+    co_return fail(Errc::invalid_argument, "only a backup that is dumped to a file can be resumed");
+  }
+  if (is_backup) {
+    const BackupDumpOptions wanted{options.volume, options.file, options.from, options.resume, options.progress};
+    co_return co_await dump_backup(session, wanted);
+  }
   AGRO_CO_TRY(const std::unique_ptr<Attached> attached, co_await attach(session, options.volume));
   const std::uint64_t size = attached->device->size_bytes();
   // Only now: a volume that cannot be read must not cost the user the file that was there.
@@ -126,6 +144,14 @@ Task<void> load_into(Session& session, ImageSource& source, LoadOptions options)
 Task<void> load_image(Session& session, LoadOptions options) {
   AGRO_CO_TRY(const std::unique_ptr<ImageSource> source,
               ImageSource::open(session.env.offload, options.file));
+  bool is_backup = options.format == "backup";
+  if (options.format.empty()) {
+    AGRO_CO_TRY(is_backup, co_await BackupReader::probe(*source));
+  }
+  if (is_backup) {
+    const BackupLoadOptions wanted{options.volume, options.size, options.resume, options.progress};
+    co_return co_await load_backup(session, *source, wanted);
+  }
   AGRO_CO_TRY(const bool made, co_await prepare_volume(session, *source, options));
   Result<void> loaded = co_await load_into(session, *source, options);
   if (loaded.has_value() || !made) co_return loaded;
@@ -150,6 +176,13 @@ void add_block_commands(CLI::App& app, Program& program) {
       ->required();
   dump_command->add_flag("-p,--progress", dump_options->progress,
                          "show progress also without a terminal");
+  dump_command->add_option("--format", dump_options->format,
+                           "raw, the volume's bytes, or backup, which can be resumed and incremented (default: raw)")
+      ->check(CLI::IsMember({"raw", "backup"}));
+  dump_command->add_option("--from", dump_options->from,
+                           "a backup of only what changed since this snapshot of the volume")
+      ->type_name("SNAPSHOT");
+  dump_command->add_flag("--resume", dump_options->resume, "go on with a backup in FILE that was interrupted");
   on_command(program, *dump_command, dump_options, dump_volume);
   auto load_options = std::make_shared<LoadOptions>();
   CLI::App* load_command = add_command(
@@ -169,6 +202,10 @@ void add_block_commands(CLI::App& app, Program& program) {
       ->type_name("SIZE");
   load_command->add_flag("-p,--progress", load_options->progress,
                          "show progress also without a terminal");
+  load_command->add_option("--format", load_options->format, "raw or backup (default: as the file begins)")
+      ->check(CLI::IsMember({"raw", "backup"}));
+  load_command->add_flag("--resume", load_options->resume,
+                         "of an increment: first set the volume back to where it starts, after an interrupted load");
   on_command(program, *load_command, load_options, load_image);
 }
 

@@ -56,7 +56,8 @@ Result<std::unique_ptr<ImageSource>> ImageSource::open(Offload& offload, const s
   if (S_ISDIR(status.st_mode)) {
     return fail(Errc::invalid_argument, path + " is a directory, not an image");
   }
-  source->is_stream_ = !S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode);
+  source->is_device_ = S_ISBLK(status.st_mode);
+  source->is_stream_ = !S_ISREG(status.st_mode) && !source->is_device_;
   if (!source->is_stream_) {
     AGRO_TRY(source->size_, size_of(descriptor, path));
   }
@@ -80,7 +81,9 @@ Task<ImageSource::Run> ImageSource::run_at(std::uint64_t offset) {
 }
 
 Result<std::size_t> ImageSource::read_now(std::uint64_t offset, MutableBytes out) {
-  std::size_t done = 0;
+  std::size_t done = std::min(out.size(), peeked_.size());
+  std::copy_n(peeked_.begin(), done, out.begin());
+  peeked_.erase(peeked_.begin(), peeked_.begin() + static_cast<std::ptrdiff_t>(done));
   while (done < out.size()) {
     if (is_stream_) AGRO_TRY_OK(wait_ready(descriptor_.get(), POLLIN, cancelled_));
     const ssize_t count = is_stream_
@@ -99,8 +102,14 @@ Task<std::size_t> ImageSource::read(std::uint64_t offset, MutableBytes out) {
   return run_blocking(offload_, [this, offset, out] { return read_now(offset, out); });
 }
 
+Task<std::size_t> ImageSource::peek(MutableBytes out) {
+  AGRO_CO_TRY(const std::size_t count, co_await read(0, out));
+  if (is_stream_) peeked_.assign(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(count));
+  co_return count;
+}
+
 Result<std::unique_ptr<ImageSink>> ImageSink::open(Offload& offload, const std::string& path,
-                                                   std::uint64_t size) {
+                                                   std::uint64_t size, std::uint64_t kept) {
   std::unique_ptr<ImageSink> sink(new ImageSink(offload));
   sink->name_ = path == "-" ? "standard output" : path;
   if (path == "-") {
@@ -117,7 +126,7 @@ Result<std::unique_ptr<ImageSink>> ImageSink::open(Offload& offload, const std::
   sink->is_stream_ = !sink->is_sparse_ && !S_ISBLK(status.st_mode);
   if (sink->is_sparse_) {
     const bool sized =
-        ftruncate(descriptor, 0) == 0 && ftruncate(descriptor, static_cast<off_t>(size)) == 0;
+        ftruncate(descriptor, static_cast<off_t>(kept)) == 0 && ftruncate(descriptor, static_cast<off_t>(size)) == 0;
     if (!sized) return fail(errno_error(path, errno));
   } else if (!sink->is_stream_) {
     AGRO_TRY(const std::uint64_t room, size_of(descriptor, path));

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/bytes.hpp"
 #include "base/offload.hpp"
@@ -47,7 +48,10 @@ class ImageSource {
   const std::string& name() const { return name_; }
   /// A pipe can only be read from front to end, and says nothing about its size.
   bool is_stream() const { return is_stream_; }
+  bool is_device() const { return is_device_; }
   std::uint64_t size() const { return size_; }
+  /// The first bytes, which a read gets all the same; less only at the end. Shape: before the first read.
+  Task<std::size_t> peek(MutableBytes out);
 
   /// What the bytes from `offset` on are. Shape: no stream; offset < size().
   Task<Run> run_at(std::uint64_t offset);
@@ -63,6 +67,8 @@ class ImageSource {
   Descriptor descriptor_;
   std::string name_;
   bool is_stream_ = false;
+  bool is_device_ = false;
+  std::vector<std::byte> peeked_;  // of a stream
   std::uint64_t size_ = 0;
   std::atomic<bool> cancelled_ = false;
 };
@@ -70,9 +76,10 @@ class ImageSource {
 class ImageSink {
  public:
   /// Opens for `size` bytes: makes or empties a file, or takes a block device, a pipe, or with "-"
-  /// standard output. Errors: io_error; out_of_space (the device is smaller).
+  /// standard output. Of a file that is there the first `kept` bytes stay. Errors: io_error; out_of_space
+  /// (the device is smaller).
   static Result<std::unique_ptr<ImageSink>> open(Offload& offload, const std::string& path,
-                                                 std::uint64_t size);
+                                                 std::uint64_t size, std::uint64_t kept = 0);
 
   /// Whether bytes that are not written read as zeros.
   bool is_sparse() const { return is_sparse_; }

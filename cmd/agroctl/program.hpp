@@ -62,8 +62,9 @@ Task<void> change_and_tell(Metadata& metadata, RingChange change, std::string do
 Result<PeerView> find_peer(const ClusterView& view, const std::string& text);
 
 /// Makes a snapshot of a volume, open somewhere or not. Errors: already_exists; what the volume's writer, or
-/// opening it, says; timed_out, when its writer does not answer.
-Task<SnapshotRecord> make_snapshot(Session& session, VolumeRecord volume, std::string name);
+/// opening it, says; timed_out, when its writer does not answer. `origin`: the state that it was loaded from.
+Task<SnapshotRecord> make_snapshot(Session& session, VolumeRecord volume, std::string name,
+                                   std::optional<StateId> origin = {});
 
 /// Options of `volume create-block`, and of `block load` for a new volume. Returns what was made.
 /// Errors: invalid_argument, saying what to use; already_exists.

@@ -110,9 +110,10 @@ void add_snapshot_option(CLI::App& command, const std::shared_ptr<SnapshotOption
 
 }  // namespace
 
-Task<SnapshotRecord> make_snapshot(Session& session, VolumeRecord volume, std::string name) {
+Task<SnapshotRecord> make_snapshot(Session& session, VolumeRecord volume, std::string name,
+                                   std::optional<StateId> origin) {
   AGRO_CO_TRY(const std::uint64_t token,
-              co_await session.metadata.request_snapshot(volume.id, name));
+              co_await session.metadata.request_snapshot(volume.id, name, origin));
   Result<SnapshotRecord> made = co_await ask(session, volume, name, token);
   if (made.has_value()) co_return made;
   const Result<void> withdrawn =

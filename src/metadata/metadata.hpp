@@ -170,9 +170,10 @@ class Metadata {
   Task<void> purge_done(VolumeId volume, PeerId peer);
 
   // --- snapshots and clones ---
-  /// Asks the volume's writer; await_snapshot() tells what came of it. Returns the token.
+  /// Asks the volume's writer; poll_snapshot() tells what came of it. `origin`: what was loaded into the volume
+  /// is that state of another. Returns the token.
   /// Errors: invalid_argument (name); already_exists, also when somebody else asks for the same name.
-  Task<std::uint64_t> request_snapshot(VolumeId volume, std::string name);
+  Task<std::uint64_t> request_snapshot(VolumeId volume, std::string name, std::optional<StateId> origin = {});
   /// Nothing yet; or the snapshot. Errors: the writer's refusal, after which the request is gone; not_found,
   /// when both are gone.
   Task<std::optional<SnapshotRecord>> poll_snapshot(VolumeId volume, std::string name, std::uint64_t token);

@@ -16,9 +16,10 @@ tl::unexpected<Error> no_such_snapshot(const VolumeRecord& volume, std::string_v
 
 }  // namespace
 
-Task<std::uint64_t> Metadata::request_snapshot(VolumeId volume, std::string name) {
+Task<std::uint64_t> Metadata::request_snapshot(VolumeId volume, std::string name,
+                                               std::optional<StateId> origin) {
   AGRO_CO_TRY_OK(check_volume_name(name));
-  SnapshotRequest request{volume, name, random_.next(), "", env_.clock.unix_time_ms()};
+  SnapshotRequest request{volume, name, random_.next(), "", env_.clock.unix_time_ms(), origin};
   const std::string key = keys::snapshot_request(volume, name);
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
     AGRO_CO_TRY(const auto present, co_await kv_.get(key));
@@ -77,7 +78,7 @@ Task<void> Metadata::withdraw_snapshot(VolumeId volume, std::string name, std::u
 Task<void> Metadata::record_snapshot(Epoch epoch, std::uint64_t lease, SnapshotRequest request,
                                      VolumeHead head) {
   const VolumeId volume = request.volume;
-  const SnapshotRecord snapshot{request.name, head, env_.clock.unix_time_ms()};
+  const SnapshotRecord snapshot{request.name, head, env_.clock.unix_time_ms(), request.origin};
   VolumeHead start = head;
   start.log_end = 0;
   bool unresolved = false;

@@ -108,6 +108,14 @@ TYPED_TEST(SnapshotTest, AskedMadeAndDeleted) {
             Errc::not_found);
   EXPECT_EQ(this->error(this->a.request_snapshot(this->volume.id, "monday"), "exists already"),
             Errc::already_exists);
+  EXPECT_FALSE(made->origin.has_value());
+  // What was loaded from a backup says whose state it is.
+  const StateId origin{Uuid{{1, 2, 3}}, {9}, {4}, 77};
+  this->must(this->a.request_snapshot(this->volume.id, "loaded", origin));
+  const SnapshotRequest loaded = this->must(this->a.view()).snapshot_requests.at(0);
+  this->must(this->a.record_snapshot(this->epoch, this->lease, loaded, this->ending(head, 10)));
+  EXPECT_EQ(this->must(this->a.find_snapshot(this->volume, "loaded")).origin, origin);
+  this->must(this->a.delete_snapshot(this->volume, "loaded"));
   EXPECT_EQ(this->must(this->a.find_snapshot(this->volume, "monday")), *made);
   EXPECT_EQ(this->must(this->a.snapshots(this->volume.id)).size(), 1U);
   const std::vector<VolumePosition> positions = this->must(this->a.positions());

@@ -239,17 +239,42 @@ Result<VolumeHead> decode_volume_head(std::string_view bytes) {
   return read_head(message);
 }
 
+namespace {
+
+void fill_state(const std::optional<StateId>& state, v1::StateId& message) {
+  message.set_cluster(state->cluster.bytes.data(), state->cluster.bytes.size());
+  message.set_volume(state->volume.value);
+  message.set_epoch(state->epoch.value);
+  message.set_log_end(state->log_end);
+}
+
+Result<StateId> read_state(const v1::StateId& message) {
+  StateId state;
+  if (message.cluster().size() != state.cluster.bytes.size()) return bad("snapshot", "origin");
+  std::memcpy(state.cluster.bytes.data(), message.cluster().data(), state.cluster.bytes.size());
+  state.volume = {message.volume()};
+  state.epoch = {message.epoch()};
+  state.log_end = message.log_end();
+  return state;
+}
+
+}  // namespace
+
 std::string encode(const SnapshotRecord& record) {
   v1::Snapshot message;
   message.set_name(record.name);
   fill_head(record.head, *message.mutable_head());
   message.set_created_unix_ms(record.created_unix_ms);
+  if (record.origin.has_value()) fill_state(record.origin, *message.mutable_origin());
   return to_bytes(message);
 }
 
 Result<SnapshotRecord> decode_snapshot(std::string_view bytes) {
   AGRO_TRY(const auto message, parse<v1::Snapshot>(bytes, "snapshot"));
   SnapshotRecord snapshot{message.name(), read_head(message.head()), message.created_unix_ms()};
+  if (message.has_origin()) {
+    AGRO_TRY(snapshot.origin, read_state(message.origin()));
+  }
   const VolumeHead& head = snapshot.head;
   if (!head.has_checkpoint() || head.log_end <= head.sequence) return bad("snapshot", "head");
   return snapshot;
@@ -261,16 +286,21 @@ std::string encode(const SnapshotRequest& record) {
   message.set_token(record.token);
   message.set_problem(record.problem);
   message.set_created_unix_ms(record.created_unix_ms);
+  if (record.origin.has_value()) fill_state(record.origin, *message.mutable_origin());
   return to_bytes(message);
 }
 
 Result<SnapshotRequest> decode_snapshot_request(std::string_view bytes) {
   AGRO_TRY(const auto message, parse<v1::SnapshotRequest>(bytes, "snapshot request"));
-  return SnapshotRequest{.volume = {},
-                         .name = message.name(),
-                         .token = message.token(),
-                         .problem = message.problem(),
-                         .created_unix_ms = message.created_unix_ms()};
+  SnapshotRequest request{.volume = {},
+                          .name = message.name(),
+                          .token = message.token(),
+                          .problem = message.problem(),
+                          .created_unix_ms = message.created_unix_ms()};
+  if (message.has_origin()) {
+    AGRO_TRY(request.origin, read_state(message.origin()));
+  }
+  return request;
 }
 
 std::string encode(const VolumeLock& record) {

@@ -92,6 +92,23 @@ TEST(CodecTest, RoundTrips) {
   EXPECT_EQ(decode_ring(""), (RingSpec{.replication = 0, .members = {}, .parts = {}}));
 }
 
+// Goal: the state that a snapshot was loaded from stays with it, and with the request for it.
+TEST(CodecTest, OriginsOfSnapshots) {
+  const StateId origin{uuid(3), {7}, {2}, 44};
+  const SnapshotRecord loaded{"monday", {{7}, {6}, 12, 40, 1 << 20, 44}, 6, origin};
+  EXPECT_EQ(decode_snapshot(encode(loaded)), loaded);
+  const SnapshotRequest request{{}, "monday", 5, "", 8, origin};
+  EXPECT_EQ(decode_snapshot_request(encode(request)), request);
+  // A cluster's id of 15 bytes, with its length and the message's before it to match.
+  std::string cut = encode(loaded);
+  const std::size_t at = cut.find("\x0a\x10" + std::string(reinterpret_cast<const char*>(origin.cluster.bytes.data()), 16));
+  ASSERT_NE(at, std::string::npos);
+  cut.erase(at + 2, 1);
+  cut[at + 1] = 15;
+  --cut[at - 1];
+  EXPECT_EQ(decode_snapshot(cut).code(), Errc::corrupt);
+}
+
 // Goal: a placement ring is the bytes of docs/formats/metadata_keys.md. Method: two overrides, groups
 // 5 and 7, of three members of which one has labels.
 TEST(CodecTest, PlacementGolden) {

@@ -11,6 +11,7 @@
 
 #include "core/block_ref.hpp"
 #include "core/lineage.hpp"
+#include "core/state_id.hpp"
 #include "core/uuid.hpp"
 #include "models/peer_labels.hpp"
 #include "models/ring_spec.hpp"
@@ -76,6 +77,7 @@ struct SnapshotRecord {
   std::string name;
   VolumeHead head;  // with `log_end`
   std::int64_t created_unix_ms = 0;
+  std::optional<StateId> origin = {};  // the state of another volume that was loaded from a backup
 
   bool is_clone_origin() const { return name.starts_with('@'); }
   bool operator==(const SnapshotRecord&) const = default;
@@ -88,6 +90,7 @@ struct SnapshotRequest {
   std::uint64_t token = 0;  // random; tells one request from another
   std::string problem;      // why it was refused; empty: it was not
   std::int64_t created_unix_ms = 0;
+  std::optional<StateId> origin = {};  // for the record
 
   bool operator==(const SnapshotRequest&) const = default;
 };
