@@ -224,6 +224,16 @@ class Test:
         self.there.ctl("block", "load", self.file("large"), "fresh")
         assert self.there.digest("fresh") == large
         self.there.wait_closed()
+        step("one that was made smaller, then larger again")
+        for name, size, since in (("small", 40 * MIB + 4096, "large"), ("again", SIZE + 32 * MIB, "small")):
+            self.here.wait_closed()
+            self.here.ctl("volume", "resize", "v", str(size), "--force")
+            self.here.ctl("block", "snapshot", "create", f"v@{name}")
+            self.here.ctl("block", "dump", "--from", since, f"v@{name}", self.file(name))
+            self.there.ctl("block", "load", self.file(name), "fresh")
+            self.there.wait_closed()
+        assert self.there.digest("fresh") == self.here.digest("v")
+        self.there.wait_closed()
 
 
 def main():

@@ -180,7 +180,7 @@ class Test:
         check(self.connect("w@s4"), 4)
         write(disk, 7, range(10))
         self.ctl("volume", "resize", "w", "96MiB")
-        self.refuse("only be made larger", "volume", "resize", "w", "64MiB")
+        self.refuse("open by", "volume", "resize", "w", "64MiB", "--force")
         larger = wait_for("the new size is seen", lambda: (lambda d: d if d.get_size() == 96 * MIB else None)
                           (self.connect("w")), 10)
         larger.pwrite(b"end" * 100, 96 * MIB - 300)
@@ -193,6 +193,9 @@ class Test:
         assert disk.get_size() == 96 * MIB and disk.pread(300, 96 * MIB - 300) == b"end" * 100
         check(disk, 7, range(10))
         check(disk, 1, range(10, SIZE // PART))
+        disk.shutdown()
+        self.shrunk()
+        disk = self.connect("w")
         step("limits")
         self.refuse("nothing to change", "volume", "set", "w")
         self.refuse("no limit", "volume", "set", "w", "--iops", "many")
@@ -202,6 +205,34 @@ class Test:
         self.ctl("volume", "set", "w", "--iops", "none", "--bandwidth", "none")
         wait_for("the limit is gone", lambda: self.seconds_of_reads(disk, 10) < 0.2, 10)
         disk.shutdown()
+
+    def shrunk(self):
+        step("smaller, and larger again")
+        wait_for("w is closed", lambda: self.ctl("volume", "list", "--json").count('"open_by": null') == 2, 10)
+        self.ctl("block", "snapshot", "create", "w@large")
+        self.refuse("--force says that it may", "volume", "resize", "w", "64MiB")
+        self.refuse("4.0 KiB of data", "volume", "resize", "w", "64MiB")
+        end = 5 * MIB + 4096
+        self.ctl("volume", "resize", "w", str(end), "--force")
+        disk = self.connect("w")
+        assert disk.get_size() == end
+        assert disk.pread(4096, end - 4096) == pattern(1, end // PART)[:4096]
+        disk.shutdown()
+        self.ctl("volume", "resize", "w", "96MiB")
+        disk = wait_for("the new size is seen", lambda: (lambda d: d if d.get_size() == 96 * MIB else None)
+                        (self.connect("w")), 10)
+        check(disk, 7, range(10))
+        check(disk, 1, range(10, end // PART))
+        for offset in range(end, 96 * MIB, MIB):
+            size = min(MIB, 96 * MIB - offset)
+            assert disk.pread(size, offset) == bytes(size), offset
+        snapshot = self.connect("w@large")
+        assert snapshot.get_size() == 96 * MIB
+        check(snapshot, 1, range(10, SIZE // PART))
+        snapshot.shutdown()
+        disk.shutdown()
+        wait_for("w is closed", lambda: self.ctl("volume", "list", "--json").count('"open_by": null') == 2, 10)
+        self.ctl("block", "snapshot", "delete", "w@large")
 
     @staticmethod
     def seconds_of_reads(disk, count):

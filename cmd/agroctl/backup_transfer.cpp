@@ -83,7 +83,7 @@ class BackupLoad final : public Transfer {
     AlignedBuffer buffer(kBackupDataSizeMax);
     while (!failed()) {
       AGRO_CO_TRY(const Piece piece, co_await take(buffer.bytes()));
-      if (fills_gaps_) AGRO_CO_TRY_OK(co_await zero(piece.gap_offset, piece.gap_end));
+      AGRO_CO_TRY_OK(co_await zero(piece.gap_offset, piece.gap_end));
       if (piece.record.kind == BackupKind::end) break;
       if (piece.record.kind == BackupKind::zero) {
         AGRO_CO_TRY_OK(co_await zero(piece.record.offset, piece.record.offset + piece.record.size));
@@ -97,7 +97,7 @@ class BackupLoad final : public Transfer {
 
  private:
   struct Piece {
-    std::uint64_t gap_offset = 0;  // before the record
+    std::uint64_t gap_offset = 0;  // before the record, to become zeros
     std::uint64_t gap_end = 0;
     BackupRecord record;
   };
@@ -110,7 +110,9 @@ class BackupLoad final : public Transfer {
     const bool is_end = record.kind == BackupKind::end;
     const std::uint64_t size = device_.size_bytes();
     progress_.set(is_end ? size : reader_.progress().offset(), size);
-    co_return Piece{told, is_end ? size : record.offset, record};
+    const std::uint64_t gap_end = is_end ? size : record.offset;
+    const std::uint64_t kept_end = is_end ? reader_.progress().volume_size() : record.offset;
+    co_return Piece{fills_gaps_ ? told : std::min(kept_end, gap_end), gap_end, record};
   }
 
   Task<void> zero(std::uint64_t offset, std::uint64_t end) {

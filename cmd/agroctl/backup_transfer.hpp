@@ -11,7 +11,8 @@ namespace agro {
 /// All references outlive it.
 std::unique_ptr<Transfer> make_backup_dump(BlockDevice& device, SnapshotDifference& changes, BackupWriter& writer,
                                            Progress& progress);
-/// Records to device. With `fills_gaps`, what the file does not name becomes zeros.
+/// Records to device. What is beyond the end of the volume that was dumped becomes zeros; with `fills_gaps`,
+/// all that the file does not name.
 std::unique_ptr<Transfer> make_backup_load(BlockDevice& device, BackupReader& reader, bool fills_gaps,
                                            Progress& progress);
 

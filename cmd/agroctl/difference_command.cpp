@@ -55,8 +55,11 @@ Task<void> compare(Session& session, DiffOptions options, Table& table) {
   {
     const auto from = std::dynamic_pointer_cast<SnapshotDevice>(attached->device);
     const auto to = co_await attached->manager->open(options.to);
-    done = to.has_value() ? co_await collect(from, std::dynamic_pointer_cast<SnapshotDevice>(*to), table)
-                          : Result<void>(fail(to.error()));
+    if (to.has_value()) {
+      done = co_await collect(from, std::dynamic_pointer_cast<SnapshotDevice>(*to), table);
+    } else {
+      done = fail(to.error());
+    }
   }
   const Result<void> detached = co_await detach(*attached);
   co_return done.has_value() ? detached : done;

@@ -1,7 +1,7 @@
 // agroctl volume: clone, resize, rename and set.
 #include <fmt/format.h>
 
-#include "agroctl/program.hpp"
+#include "agroctl/attached.hpp"
 #include "base/units.hpp"
 
 namespace agro {
@@ -15,6 +15,7 @@ struct CloneOptions {
 struct ResizeOptions {
   std::string name;
   std::uint64_t size = 0;
+  bool force = false;
 };
 
 struct RenameOptions {
@@ -53,11 +54,61 @@ Task<void> clone(Session& session, CloneOptions options) {
                               format_size(made->size)));
 }
 
+/// What a smaller volume would lose.
+Task<std::uint64_t> data_beyond(BlockDevice& device, std::uint64_t size) {
+  std::uint64_t data_size = 0;
+  for (std::uint64_t offset = size; offset < device.size_bytes();) {
+    AGRO_CO_TRY(const std::vector<StatusExtent> extents,
+                co_await device.status(offset, device.size_bytes() - offset));
+    for (const StatusExtent& extent : extents) {
+      if (!extent.zero) data_size += extent.size;
+      offset += extent.size;
+    }
+  }
+  co_return data_size;
+}
+
+Task<void> check_loss(BlockDevice& device, ResizeOptions options) {
+  AGRO_CO_TRY(const std::uint64_t lost, co_await data_beyond(device, options.size));
+  if (options.force) co_return Result<void>();
+  co_return fail(Errc::invalid_argument,
+                 fmt::format("volume {} has {}; what is beyond {} would be lost, {} of data{}. --force says that it may",
+                             options.name, format_size(device.size_bytes()), format_size(options.size),
+                             format_size(lost), lost > 0 ? ", unless a snapshot has it" : ""));
+}
+
+/// Opens a volume, and closes it with a checkpoint that has all of its log. Returns the epoch of that.
+Task<Epoch> open_and_close(Session& session, VolumeRecord volume, ResizeOptions options) {
+  AGRO_CO_TRY(const std::unique_ptr<Attached> attached, co_await attach(session, volume.name));
+  Result<void> checked;
+  if (attached->device->size_bytes() > options.size) checked = co_await check_loss(*attached->device, options);
+  const Result<VolumePosition> position = co_await session.metadata.position(volume.id);
+  const Result<void> detached = co_await detach(*attached);
+  AGRO_CO_TRY_OK(std::move(checked));
+  AGRO_CO_TRY_OK(detached);
+  if (!position.has_value()) co_return fail(position.error());
+  co_return position->epoch;
+}
+
+Task<VolumeRecord> shrink(Session& session, VolumeRecord volume, ResizeOptions options) {
+  VolumeChange change;
+  change.size = options.size;
+  AGRO_CO_TRY(change.shrink_after, co_await open_and_close(session, volume, options));
+  AGRO_CO_TRY(const VolumeRecord changed, co_await session.metadata.change_volume(options.name, change));
+  // It is cut now, so that its space comes back; should that fail, the next opening cuts it.
+  AGRO_CO_TRY([[maybe_unused]] const Epoch epoch, co_await open_and_close(session, changed, options));
+  co_return changed;
+}
+
 Task<void> resize(Session& session, ResizeOptions options) {
-  const Result<VolumeRecord> changed =
-      co_await session.metadata.change_volume(options.name, {.size = options.size});
-  if (!changed.has_value()) co_return fail(changed.error());
-  co_return print(fmt::format("volume {} has {} now\n", options.name, format_size(changed->size)));
+  VolumeChange change;
+  change.size = options.size;
+  AGRO_CO_TRY(const VolumeRecord volume, co_await session.metadata.find_volume(options.name));
+  Task<VolumeRecord> changing = options.size < volume.size
+                                    ? shrink(session, volume, options)
+                                    : session.metadata.change_volume(options.name, change);
+  AGRO_CO_TRY(const VolumeRecord changed, co_await std::move(changing));
+  co_return print(fmt::format("volume {} has {} now\n", options.name, format_size(changed.size)));
 }
 
 Task<void> rename(Session& session, RenameOptions options) {
@@ -112,10 +163,12 @@ void add_volume_change_commands(CLI::App& volume, Program& program) {
 
   auto resize_options = std::make_shared<ResizeOptions>();
   CLI::App* resize_command =
-      add_command(volume, "resize", "make a volume larger, while it is in use too");
+      add_command(volume, "resize", "make a volume larger, while it is in use too, or smaller");
   resize_command->add_option("name", resize_options->name, "the volume")->required();
   add_size_option(*resize_command, "size", resize_options->size, "its new size, as in 20GiB")
       ->required();
+  resize_command->add_flag("--force", resize_options->force,
+                           "make it smaller, too, while nobody has it open; what is beyond its end is lost");
   on_command(program, *resize_command, resize_options, resize);
 
   auto rename_options = std::make_shared<RenameOptions>();

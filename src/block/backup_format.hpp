@@ -72,6 +72,7 @@ class BackupProgress {
   std::uint64_t offset() const { return offset_; }
   /// Bytes of the file up to here, data of the last record included.
   std::uint64_t file_size() const { return file_size_; }
+  std::uint64_t volume_size() const { return volume_size_; }
   std::uint64_t data_size() const { return data_size_; }
   std::uint64_t zero_size() const { return zero_size_; }
   bool at_end() const { return at_end_; }

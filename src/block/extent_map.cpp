@@ -37,6 +37,18 @@ void ExtentMap::grow(std::uint64_t sector_count) {
   absent_.resize(pages_.size(), false);
 }
 
+void ExtentMap::shrink(std::uint64_t sector_count) {
+  AGRO_ASSERT(sector_count <= sector_count_);
+  const std::uint64_t page_count = round_up(sector_count, kSectorsPerPage) / kSectorsPerPage;
+  for (std::uint64_t page = page_count; page < pages_.size(); ++page) {
+    AGRO_ASSERT(pages_[page].empty());
+    AGRO_ASSERT(!absent_[page]);
+  }
+  sector_count_ = sector_count;
+  pages_.resize(page_count);
+  absent_.resize(page_count);
+}
+
 MapRun ExtentMap::lookup(std::uint64_t lba, std::uint32_t count_max) const {
   AGRO_ASSERT(lba < sector_count_);
   const auto limit = static_cast<std::uint32_t>(

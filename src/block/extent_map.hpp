@@ -47,6 +47,8 @@ class ExtentMap {
 
   /// What is added is a hole. Shape: not fewer than before.
   void grow(std::uint64_t sector_count);
+  /// Shape: not more than before, and nothing is mapped or absent beyond.
+  void shrink(std::uint64_t sector_count);
 
   /// The bytes of a page for an INode, appended; nothing for a page without runs.
   void encode_page(std::uint32_t page, std::vector<std::byte>& out) const;

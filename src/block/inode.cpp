@@ -537,6 +537,20 @@ Task<BlockRef> Inode::finish(InodeMeta meta) {
   co_return root;
 }
 
+void Inode::cut_map(std::uint32_t page_count) {
+  Tree& tree = trees_[static_cast<std::size_t>(PageKind::map)];
+  if (tree.pages.size() <= page_count) return;
+  const std::uint32_t directory_count = directory_count_for(page_count);
+  for (std::size_t page = page_count; page < tree.pages.size(); ++page) release(tree.pages[page]);
+  for (std::size_t one = directory_count; one < tree.directories.size(); ++one) release(tree.directories[one]);
+  tree.pages.resize(page_count);
+  tree.directories.resize(directory_count);
+  tree.changed_directories.erase(tree.changed_directories.lower_bound(directory_count),
+                                 tree.changed_directories.end());
+  // The last one is shorter now.
+  if (page_count % kPagesPerDirectory != 0) tree.changed_directories.insert(directory_count - 1);
+}
+
 std::vector<BlockRef> Inode::take_garbage() { return std::exchange(garbage_, {}); }
 
 std::vector<BlockRef> Inode::live_refs() const {

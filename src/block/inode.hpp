@@ -104,6 +104,9 @@ class Inode {
   /// it put since the last commit.
   Task<BlockRef> finish(InodeMeta meta);
 
+  /// Forgets the places of map pages from `page_count` on: they are in no later INode.
+  void cut_map(std::uint32_t page_count);
+
   /// Blocks that the INode of the last finish() does not need, for deletion after its commit.
   std::vector<BlockRef> take_garbage();
 

@@ -32,19 +32,28 @@ class Opened {
   Result<void> open() {
     VolumeOptions options = fixture_.options;
     options.description.ancestors = ancestors_;
+    options.checkpoint_size_bytes = checkpoint_size_;
     for (const auto& [name, snapshot] : snapshots) options.pinned_heads.push_back(snapshot.head);
     for (const LogHead& head : pinned_by_clones) options.pinned_heads.push_back(head);
     backend_ = std::make_unique<MemoryBackend>(fixture_.blocks, fixture_.loop.clock(),
                                                fixture_.random.next(), fixture_.block_size);
     lease_ = std::make_unique<TestLease>(head_, Epoch{++epoch_});
+    lease_->commit_fails = fixture_.commits_fail;
     AGRO_TRY(volume_, fixture_.loop.run(Volume::open(fixture_.env, *backend_,
                                                      *parse_blockset_spec("crc,base"), id_, size,
                                                      head_, *lease_, options)));
+    checkpoint_size_ = size;
     return {};
   }
   void close() {
     EXPECT_TRUE(fixture_.loop.run(volume_->close()).has_value());
+    checkpoint_size_ = size;
     volume_.reset();
+  }
+  /// Of a volume that is closed: its next opening cuts it.
+  void shrink(std::uint64_t new_size) {
+    size = new_size;
+    model.erase(model.lower_bound(new_size / kSectorSize), model.end());
   }
   void crash() {
     backend_->crash();
@@ -125,6 +134,7 @@ class Opened {
   LogHead head_;
   std::uint64_t epoch_;
   std::vector<VolumeAncestor> ancestors_;
+  std::uint64_t checkpoint_size_ = 0;  // as the head in the metadata says
   std::unique_ptr<MemoryBackend> backend_;
   std::unique_ptr<TestLease> lease_;
   std::unique_ptr<Volume> volume_;

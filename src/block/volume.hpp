@@ -81,6 +81,8 @@ struct VolumeOptions {
   /// of the volume.
   VolumeDescription description = {};
   bool read_only = false;  // for front ends
+  /// The volume's size at its last checkpoint, when it may have been made smaller since; 0: it was not.
+  std::uint64_t checkpoint_size_bytes = 0;
   /// Of the volume's snapshots, and of clones that started from them.
   std::vector<LogHead> pinned_heads = {};
   /// Open the volume although peers are missing that may hold flushed data.
@@ -106,7 +108,8 @@ struct VolumeStatus {
 class Volume final : public BlockDevice {
  public:
   /// Opens a volume: fences older writers, reads the checkpoint, replays the log, restores missing
-  /// copies of what it replayed, and commits a checkpoint under its own epoch.
+  /// copies of what it replayed, and commits a checkpoint under its own epoch. Of a volume that was made
+  /// smaller, what lies beyond its end goes with that checkpoint.
   /// Shape: `size_bytes` is a multiple of 4096; all references outlive the volume.
   /// Errors: no_quorum (too few members reachable to be sure of the log's end); fenced; corrupt;
   /// unavailable; out_of_space: what this opening and earlier ones left behind has been deleted, so that
@@ -292,6 +295,7 @@ class Volume final : public BlockDevice {
   Task<void> load_for_segment(ConstBytes payload, std::vector<PagePin>& pins);
   Result<void> apply_segment(const BlockRef& ref, std::uint32_t size, ConstBytes payload);
   Job sweep();
+  Task<void> cut_map();
   void remember_committed_blocks();
 
   // volume_cleaner.cpp

@@ -113,6 +113,7 @@ class VolumeFixture {
   Env env{loop.executor(), loop.clock(), random, disk, network.host("client"), offload, metrics};
   std::uint64_t size_bytes;
   std::uint32_t block_size = kBlockSizeMin;
+  bool commits_fail = false;  // of leases that are made from now on, by whoever heeds it
   std::uint64_t epoch = 0;
   const char* spec = "crc,base";
   VolumeOptions options;

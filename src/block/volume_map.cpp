@@ -34,6 +34,19 @@ void VolumeMap::touch(PageKey key) {
 
 void VolumeMap::mark_dirty(PageKey key) { touch(key); }
 
+/// Pages that are no more need no place in the next checkpoint: Inode::cut_map() gives theirs up.
+void VolumeMap::shrink(std::uint64_t sector_count) {
+  AGRO_ASSERT(pending_.empty());
+  AGRO_ASSERT(captured_.empty());
+  map_.shrink(sector_count);
+  const std::size_t gone = std::erase_if(dirty_, [this](const PageKey& key) {
+    return key.kind == PageKind::map && key.index >= map_.page_count();
+  });
+  dirty_count_ -= gone;
+  dirty_map_page_count_ -= gone;
+  if (map_states_.size() > map_.page_count()) map_states_.resize(map_.page_count());
+}
+
 void VolumeMap::note_if_dead(BlockId id) {
   const BlockEntry& entry = table_[id];
   if (entry.state != BlockState::durable || entry.live_count > 0) return;

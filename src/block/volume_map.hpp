@@ -59,6 +59,8 @@ class VolumeMap {
   Result<void> check_counts();
 
   void grow(std::uint64_t sector_count) { map_.grow(sector_count); }
+  /// Shape: as ExtentMap::shrink(); no checkpoint is running.
+  void shrink(std::uint64_t sector_count);
 
   MapRun lookup(std::uint64_t lba, std::uint32_t count_max) const {
     return map_.lookup(lba, count_max);

@@ -1,4 +1,4 @@
-// Opening a volume: fence, checkpoint, replay, missing copies, and a checkpoint of our own.
+// Opening a volume: fence, checkpoint, replay, missing copies, a cut where it became smaller, and a checkpoint of our own.
 //
 // | the log at sequence s              | all members answered | some did not (fewer than copies) |
 // |------------------------------------|----------------------|----------------------------------|
@@ -35,9 +35,10 @@ Task<void> Volume::recover(LogHead head) {
   if (head.checkpoint_epoch.value != 0) {
     const BlockRef root{lineage_.owner_of(head.checkpoint_epoch), head.checkpoint_epoch, head.root_index, BlockType::inode};
     AGRO_CO_TRY(const InodeMeta meta, co_await inode_.load_root(root));
-    if (meta.size_bytes > size_bytes_) {
+    if (meta.size_bytes > std::max(size_bytes_, options_.checkpoint_size_bytes)) {
       co_return fail(Errc::corrupt, "the INode is of a larger volume");
     }
+    if (meta.size_bytes > size_bytes_) map_.grow(meta.size_bytes / kSectorSize);  // until it is cut
     AGRO_CO_TRY_OK(co_await inode_.load_directories(map_));
     head.sequence = meta.covered_sequence;
   }
@@ -50,11 +51,37 @@ Task<void> Volume::recover(LogHead head) {
   }
   std::vector<BlockRef> named = inode_.live_refs();
   if (inode_.root().index != 0) named.push_back(inode_.root());
+  // After `named`, which says what the committed INode needs.
+  AGRO_CO_TRY_OK(co_await cut_map());
   Result<void> written = co_await checkpoint();
   if (written.code() == Errc::out_of_space) co_await remove_unnamed_inode(std::move(named));
   AGRO_CO_TRY_OK(std::move(written));
   remember_committed_blocks();
   delete_blocks(beyond);
+  co_return Result<void>();
+}
+
+/// What is mapped beyond the end of a volume that was made smaller. Until the checkpoint that follows is
+/// committed, the volume is as it was, and the next opening does the same.
+Task<void> Volume::cut_map() {
+  constexpr std::uint32_t kPagesAtOnce = 1024;
+  const std::uint64_t end = size_bytes_ / kSectorSize;
+  const std::uint64_t old_end = map_.map().sector_count();
+  if (old_end == end) co_return Result<void>();
+  std::uint32_t step = 0;
+  for (std::uint64_t lba = end; lba < old_end; lba += step) {
+    step = static_cast<std::uint32_t>(std::min<std::uint64_t>(ExtentMap::left_in_page(lba), old_end - lba));
+    const std::uint32_t page = ExtentMap::page_of(lba);
+    if (page % kPagesAtOnce == 0) co_await yield_to_loop();
+    const PagePin pin = pin_range(lba, step);
+    AGRO_CO_TRY_OK(co_await load_page(page));
+    const MapRun run = map_.lookup(lba, step);
+    if (run.block == kHoleBlock && run.count == step) continue;
+    map_.assign(lba, step, kHoleBlock, 0);
+  }
+  map_.shrink(end);
+  inode_.cut_map(map_.map().page_count());
+  log_info("volume {}: cut at {} bytes, from {}", id_.value, size_bytes_, old_end * kSectorSize);
   co_return Result<void>();
 }
 

@@ -164,6 +164,106 @@ TEST(VolumeSnapshotTest, GrowsWhileOpen) {
   volume.expect_all();
 }
 
+// Goal: what is beyond the end of a volume that was made smaller is gone for good, wherever the end lies in a map
+// page, and nothing else is; snapshots keep their size. Method: shrink, reopen, crash, grow again.
+TEST(VolumeSnapshotTest, ShrinksAndGrowsAgain) {
+  constexpr std::uint64_t kPage = std::uint64_t{ExtentMap::kSectorsPerPage} * kSectorSize;
+  for (const std::uint64_t end : {kPage * 2, kPage * 2 + kSectorSize, kPage * 3 - kSectorSize, std::uint64_t{kSectorSize}}) {
+    for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+      SCOPED_TRACE(fmt::format("{} {}", end, seed));
+      VolumeFixture fixture(seed);
+      Opened volume(fixture, VolumeId{7}, {}, 0);
+      volume.size = 4 * kPage;
+      Random random(seed * 3);
+      ASSERT_TRUE(volume.open().has_value());
+      volume.work(random, 400);
+      volume.snapshot("large");
+      volume.work(random, 200);
+      volume.close();
+      volume.shrink(end);
+      ASSERT_TRUE(volume.open().has_value());
+      EXPECT_EQ(volume.volume().size_bytes(), end);
+      volume.expect_all();
+      std::vector<std::byte> beyond(kSectorSize);
+      EXPECT_EQ(fixture.loop.run(volume.volume().read(end, beyond)).code(), Errc::invalid_argument);
+      if (random.chance(1, 2)) {
+        ASSERT_TRUE(fixture.loop.run(volume.volume().flush()).has_value());
+        volume.crash();
+        ASSERT_TRUE(volume.open().has_value());
+      }
+      volume.snapshot("small");
+      volume.size = 5 * kPage;
+      volume.volume().grow(volume.size);
+      volume.expect_all();
+      volume.work(random, 400);
+      volume.expect_all();
+      volume.close();
+      ASSERT_TRUE(volume.open().has_value());
+      fixture.loop.run_for(std::chrono::seconds(10));
+      volume.expect_all();
+    }
+  }
+}
+
+// Goal: until its checkpoint is committed, a cut did not happen: the next opening finds all that it needs.
+TEST(VolumeSnapshotTest, ACutThatIsNotCommittedIsRepeated) {
+  constexpr std::uint64_t kPage = std::uint64_t{ExtentMap::kSectorsPerPage} * kSectorSize;
+  for (const bool is_full : {false, true}) {
+    SCOPED_TRACE(is_full);
+    VolumeFixture fixture(21);
+    Opened volume(fixture, VolumeId{7}, {}, 0);
+    volume.size = 4 * kPage;
+    ASSERT_TRUE(volume.open().has_value());
+    for (std::uint64_t lba = 0; lba < volume.size / kSectorSize; lba += 3) volume.write(lba, lba + 1);
+    volume.close();
+    volume.shrink(kPage + kSectorSize);
+    // The opening dies, or finds no room, before the checkpoint with the cut is there.
+    if (is_full) {
+      fixture.blocks.capacity = 0;
+      EXPECT_EQ(volume.open().code(), Errc::out_of_space);
+      fixture.blocks.capacity = UINT64_MAX;
+    } else {
+      fixture.commits_fail = true;
+      EXPECT_FALSE(volume.open().has_value());
+      fixture.commits_fail = false;
+    }
+    ASSERT_TRUE(volume.open().has_value());
+    volume.expect_all();
+    volume.size = 4 * kPage;
+    volume.volume().grow(volume.size);
+    volume.expect_all();
+  }
+}
+
+// Goal: the blocks that only the part beyond the end needed are deleted.
+TEST(VolumeSnapshotTest, ShrinkingFreesSpace) {
+  VolumeFixture fixture(22);
+  Opened volume(fixture, VolumeId{7}, {}, 0);
+  constexpr std::uint64_t kPage = std::uint64_t{ExtentMap::kSectorsPerPage} * kSectorSize;
+  volume.size = 2 * kPage;
+  ASSERT_TRUE(volume.open().has_value());
+  for (std::uint64_t lba = 0; lba < volume.size / kSectorSize; ++lba) volume.write(lba, lba + 1);
+  volume.close();
+  const std::uint64_t before = fixture.blocks.used();
+  volume.shrink(kPage / 4);
+  ASSERT_TRUE(volume.open().has_value());
+  fixture.loop.run_for(std::chrono::seconds(10));
+  EXPECT_LT(fixture.blocks.used(), before / 4);
+  volume.expect_all();
+}
+
+// Goal: an INode of a larger volume that nobody made smaller is damage.
+TEST(VolumeSnapshotTest, ALargerINodeIsCorrupt) {
+  VolumeFixture fixture(23);
+  fixture.size_bytes = 8 << 20;
+  ASSERT_TRUE(fixture.open().has_value());
+  ASSERT_TRUE(fixture.close().has_value());
+  fixture.size_bytes = 4 << 20;
+  EXPECT_EQ(fixture.open().code(), Errc::corrupt);
+  fixture.options.checkpoint_size_bytes = 8 << 20;
+  EXPECT_TRUE(fixture.open().has_value());
+}
+
 TEST(VolumeSnapshotTest, DevicesRefuseWrites) {
   VolumeFixture fixture(12);
   Opened volume(fixture, VolumeId{7}, {}, 0);

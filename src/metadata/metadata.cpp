@@ -346,6 +346,36 @@ Task<void> Metadata::rename_volume(std::string name, std::string new_name) {
   co_return fail_contended("rename volume");
 }
 
+/// Adds to `compares` what must stay as it is seen here. The checkpoint's size tells whether what was cut off is
+/// still in the map: the volume was closed before it was made smaller, and any opening since wrote another.
+Task<void> Metadata::check_resize(VolumeRecord volume, std::uint64_t old_size, VolumeChange change,
+                                  std::vector<KvCompare>& compares) {
+  if (volume.size == old_size) co_return Result<void>();
+  AGRO_CO_TRY(const VolumeKeys found, co_await read_volume_keys(volume.id));
+  if (volume.size > old_size) {
+    if (found.head.size <= old_size) co_return Result<void>();
+    co_return fail(Errc::conflict,
+                   fmt::format("volume '{0}' was made smaller and has not been opened since, so that what was beyond "
+                               "its end is still there; 'agroctl block snapshot create {0}@NAME' opens it, for one",
+                               volume.name));
+  }
+  if (!change.shrink_after.has_value()) {
+    co_return fail(Errc::invalid_argument, fmt::format("volume '{}' has {} bytes; {} would be less, and what is beyond "
+                                                       "is lost",
+                                                       volume.name, old_size, volume.size));
+  }
+  if (found.lock.has_value()) {
+    co_return fail(Errc::locked, fmt::format("volume '{}' is open by {}; close it there first", volume.name,
+                                             found.lock->holder));
+  }
+  if (found.epoch != *change.shrink_after) {
+    co_return fail(Errc::conflict, fmt::format("volume '{}' was opened meanwhile; try again", volume.name));
+  }
+  compares.push_back(keys::absent(keys::lock(volume.id)));
+  compares.push_back(keys::unchanged(found.epoch_entry));
+  co_return Result<void>();
+}
+
 Task<VolumeRecord> Metadata::change_volume(std::string name, VolumeChange change) {
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
     AGRO_CO_TRY(VolumeRecord volume, co_await find_volume(name));
@@ -359,21 +389,7 @@ Task<VolumeRecord> Metadata::change_volume(std::string name, VolumeChange change
     volume.bandwidth_max = change.bandwidth_max.value_or(volume.bandwidth_max);
     volume.aoe_config = change.aoe_config.value_or(volume.aoe_config);
     AGRO_CO_TRY_OK(check_volume_size(volume.size));
-    if (volume.size < old_size) {
-      if (!change.may_shrink) {
-        co_return fail(
-            Errc::invalid_argument,
-            fmt::format(
-                "volume '{}' has {} bytes and can only be made larger, not {}",
-                name, old_size, volume.size));
-      }
-      const auto lock = co_await lock_of(volume.id);
-      if (lock.has_value() && lock->has_value()) {
-        co_return fail(Errc::locked, fmt::format("volume '{}' is open by {}; close it there first",
-                                                 name, (*lock)->holder));
-      }
-      compares.push_back(keys::absent(keys::lock(volume.id)));
-    }
+    AGRO_CO_TRY_OK(co_await check_resize(volume, old_size, change, compares));
     std::vector<KvOp> ops = {keys::put(entry->key, encode(volume))};
     AGRO_CO_TRY(const Outcome outcome, co_await commit(std::move(compares), std::move(ops)));
     if (outcome == Outcome::committed) co_return volume;

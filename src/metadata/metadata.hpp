@@ -52,7 +52,9 @@ struct VolumeChange {
   std::optional<std::uint64_t> iops_max = {};       // requests a second; 0: no limit
   std::optional<std::uint64_t> bandwidth_max = {};  // bytes a second; 0: no limit
   std::optional<std::string> aoe_config = {};
-  bool may_shrink = false;  // Shape: nothing is mapped beyond the new size
+  /// Without it nothing is made smaller. The volume's epoch when all of its log was in a checkpoint, as
+  /// after a clean close; what lies beyond the new end is cut off by the next opening.
+  std::optional<Epoch> shrink_after = {};
 };
 
 struct PeerView {
@@ -151,7 +153,8 @@ class Metadata {
   Task<Tombstone> delete_volume(std::string name, bool with_snapshots = false);
   /// Errors: not_found; already_exists; locked (front ends know it by its name).
   Task<void> rename_volume(std::string name, std::string new_name);
-  /// Errors: not_found; invalid_argument (size, or smaller without may_shrink); locked (smaller).
+  /// Errors: not_found; invalid_argument (size, or smaller without shrink_after); locked (smaller); conflict
+  /// (smaller, and opened since shrink_after; larger, and not opened since it was made smaller).
   Task<VolumeRecord> change_volume(std::string name, VolumeChange change);
   /// Errors: not_found.
   Task<VolumeHead> head(VolumeId volume);
@@ -260,6 +263,8 @@ class Metadata {
   Task<Outcome> commit(std::vector<KvCompare> compares, std::vector<KvOp> ops);
   Task<VolumeKeys> read_volume_keys(VolumeId volume);
   Task<std::vector<VolumePosition>> read_positions(std::string prefix);
+  Task<void> check_resize(VolumeRecord volume, std::uint64_t old_size, VolumeChange change,
+                          std::vector<KvCompare>& compares);
   Task<VolumeKeys> read_own_keys(VolumeId volume, Epoch epoch, std::uint64_t lease);
   static Result<void> check_new_volume(const NewVolume& wanted, const ClusterView& view);
   Task<Outcome> commit_new_volume(VolumeRecord& volume, VolumeHead head, const KeyValue* snapshot,

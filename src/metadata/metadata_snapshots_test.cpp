@@ -223,17 +223,24 @@ TYPED_TEST(SnapshotTest, RenamedAndResized) {
   EXPECT_TRUE(changed.size == 8U << 20 && changed.read_only && changed.iops_max == 10 &&
               changed.bandwidth_max == 20 && changed.aoe_config == "me");
   this->open(changed, 1);
+  const VolumeChange smaller{.size = 4096, .shrink_after = this->epoch};
   EXPECT_EQ(this->error(this->a.rename_volume("new", "newer"), "open by writer"), Errc::locked);
-  EXPECT_EQ(this->error(this->a.change_volume("new", {.size = 4096}), "only be made larger"),
+  EXPECT_EQ(this->error(this->a.change_volume("new", {.size = 4096}), "what is beyond is lost"),
             Errc::invalid_argument);
-  EXPECT_EQ(this->error(this->a.change_volume("new", {.size = 4096, .may_shrink = true}),
-                        "open by writer"),
-            Errc::locked);
+  EXPECT_EQ(this->error(this->a.change_volume("new", smaller), "open by writer"), Errc::locked);
   EXPECT_EQ(this->error(this->a.change_volume("new", {.size = 4097}), "multiple"),
             Errc::invalid_argument);
   this->close(changed);
-  EXPECT_EQ(this->must(this->a.change_volume("new", {.size = 4096, .may_shrink = true})).size,
-            4096U);
+  const VolumeChange outdated{.size = 4096, .shrink_after = Epoch{this->epoch.value - 1}};
+  EXPECT_EQ(this->error(this->a.change_volume("new", outdated), "opened meanwhile"), Errc::conflict);
+  EXPECT_EQ(this->must(this->a.change_volume("new", smaller)).size, 4096U);
+  // What was beyond is in the map until somebody opens it: whoever saw it grow would see that again.
+  EXPECT_EQ(this->error(this->a.change_volume("new", {.size = 8192}), "not been opened since"), Errc::conflict);
+  VolumeRecord cut = changed;
+  cut.size = 4096;
+  this->open(cut, 2);
+  EXPECT_EQ(this->must(this->a.change_volume("new", {.size = 8192})).size, 8192U);
+  this->close(cut);
 }
 
 }  // namespace

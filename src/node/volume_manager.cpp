@@ -315,6 +315,7 @@ Task<void> VolumeManager::open_volume(std::shared_ptr<Attachment> attachment, Vo
   volume_options.description = {acquired.volume.name, acquired.volume.block_spec,
                                 acquired.volume.replication, acquired.volume.ancestors};
   volume_options.read_only = acquired.volume.read_only;
+  volume_options.checkpoint_size_bytes = acquired.head.size;
   // From here on only we make snapshots of it.
   AGRO_CO_TRY(const std::vector<SnapshotRecord> snapshots,
               co_await cluster_.metadata().snapshots(id, true));
