@@ -256,6 +256,7 @@ class Volume final : public BlockDevice {
                          std::uint64_t covered, BlockRef& root);
   void delete_blocks(std::vector<BlockRef> refs);
   bool is_pinned(const BlockRef& ref) const;
+  void note_pinned(const LogHead& head);
   void pin_head(const LogHead& head);
   void pin_map();
   Job remove_blocks(std::vector<BlockRef> refs);

@@ -58,7 +58,19 @@ void VolumeMap::note_if_dead(BlockId id) {
 }
 
 void VolumeMap::set_pinned(Epoch epoch, std::uint64_t sequence) {
-  pinned_to_ = {epoch, sequence};
+  const std::pair pinned_to{epoch, sequence};
+  if (pinned_to == pinned_to_) return;
+  pinned_to_ = pinned_to;
+  if (open_count_ > 0 || pinned_to_ < newest_sealed_) {
+    recount_pinned();
+    return;
+  }
+  pinned_stored_sector_count_ = stored_sector_count_ - dead_sector_count_;
+  pinned_live_sector_count_ = live_sector_count_;
+  pinned_block_count_ = block_count_ - dead_.size();
+}
+
+void VolumeMap::recount_pinned() {
   pinned_stored_sector_count_ = pinned_live_sector_count_ = pinned_block_count_ = 0;
   for (BlockId id = 0; id < table_.id_limit(); ++id) {
     const BlockEntry& entry = table_[id];
@@ -103,6 +115,7 @@ BlockId VolumeMap::add_open_block(Epoch epoch) {
   entry.epoch = epoch;
   entry.state = BlockState::open;
   const BlockId id = table_.add(entry);
+  ++open_count_;
   // Should the page wait for a running checkpoint, it is encoded now, with the entry in it already:
   // encode_page() passes over open blocks, as it did over the free entry.
   touch({PageKind::table, BlockTable::page_of(id)});
@@ -114,8 +127,10 @@ void VolumeMap::seal_block(BlockId id, std::uint64_t sequence, std::uint32_t sec
   touch({PageKind::table, BlockTable::page_of(id)});
   BlockEntry& entry = table_[id];
   AGRO_ASSERT(entry.state == BlockState::open);
+  --open_count_;
   entry.state = BlockState::in_flight;
   entry.sequence = sequence;
+  newest_sealed_ = std::max(newest_sealed_, {entry.epoch, sequence});
   entry.sector_count = sector_count;
   entry.size = size;
   ++block_count_;
@@ -131,6 +146,7 @@ void VolumeMap::set_durable(BlockId id) {
 
 void VolumeMap::drop_open_block(BlockId id) {
   AGRO_ASSERT(table_[id].state == BlockState::open);
+  --open_count_;
   table_.free(id);
 }
 
@@ -272,8 +288,10 @@ void VolumeMap::count_table() {
     ++block_count_;
     stored_sector_count_ += entry.sector_count;
     live_sector_count_ += entry.live_count;
+    newest_sealed_ = std::max(newest_sealed_, {entry.epoch, entry.sequence});
     note_if_dead(id);
   }
+  recount_pinned();
 }
 
 }  // namespace agro

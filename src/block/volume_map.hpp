@@ -85,8 +85,11 @@ class VolumeMap {
   std::size_t dead_count() const { return dead_.size(); }
 
   /// Blocks up to (epoch, sequence) are pinned: a snapshot may need them, so that nothing is gained when
-  /// their data moves. Replaces what was pinned before.
+  /// their data moves. Replaces what was pinned before. Costs nothing when all sealed blocks are pinned, as
+  /// a new snapshot does, or nothing changes.
   void set_pinned(Epoch epoch, std::uint64_t sequence);
+  /// After blocks were loaded or replayed.
+  void recount_pinned();
   bool is_pinned(const BlockEntry& entry) const {
     return entry.sequence != 0 && std::pair(entry.epoch, entry.sequence) <= pinned_to_;
   }
@@ -140,6 +143,8 @@ class VolumeMap {
   std::uint64_t live_sector_count_ = 0;
   std::uint64_t block_count_ = 0;
   std::uint64_t dead_sector_count_ = 0;
+  std::pair<Epoch, std::uint64_t> newest_sealed_;
+  std::size_t open_count_ = 0;  // open blocks
   std::pair<Epoch, std::uint64_t> pinned_to_;
   std::uint64_t pinned_stored_sector_count_ = 0;
   std::uint64_t pinned_live_sector_count_ = 0;

@@ -53,6 +53,7 @@ Task<void> Volume::recover(LogHead head) {
   if (inode_.root().index != 0) named.push_back(inode_.root());
   // After `named`, which says what the committed INode needs.
   AGRO_CO_TRY_OK(co_await cut_map());
+  map_.recount_pinned();
   Result<void> written = co_await checkpoint();
   if (written.code() == Errc::out_of_space) co_await remove_unnamed_inode(std::move(named));
   AGRO_CO_TRY_OK(std::move(written));

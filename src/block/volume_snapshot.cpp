@@ -24,11 +24,15 @@ Task<LogHead> Volume::take_snapshot() {
   co_return head;
 }
 
-void Volume::pin_head(const LogHead& head) {
+void Volume::note_pinned(const LogHead& head) {
   const BlockRef data{id_, head.epoch, head.log_end - 1, BlockType::data};
   const BlockRef inode{id_, head.checkpoint_epoch, head.root_index, BlockType::inode};
   pinned_data_ = std::max(pinned_data_, data);
   pinned_inode_ = std::max(pinned_inode_, inode);
+}
+
+void Volume::pin_head(const LogHead& head) {
+  note_pinned(head);
   pin_map();
 }
 
@@ -43,8 +47,8 @@ void Volume::pin_map() {
 
 void Volume::set_pinned_heads(const std::vector<LogHead>& heads) {
   pinned_data_ = pinned_inode_ = {};
+  for (const LogHead& head : heads) note_pinned(head);
   pin_map();
-  for (const LogHead& head : heads) pin_head(head);
 }
 
 bool Volume::is_pinned(const BlockRef& ref) const {

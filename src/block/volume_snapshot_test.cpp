@@ -264,6 +264,70 @@ TEST(VolumeSnapshotTest, ALargerINodeIsCorrupt) {
   EXPECT_TRUE(fixture.open().has_value());
 }
 
+// Goal: the quick way to pin all that there is ends with the totals that counting gives. Method: a random log, pinned
+// now and then, with and without an open block.
+TEST(VolumeSnapshotTest, PinnedTotals) {
+  constexpr std::uint32_t kSectors = 16;
+  const auto totals = [](const VolumeMap& map) {
+    return std::array{map.pinned_stored_sector_count(), map.pinned_live_sector_count(), map.pinned_block_count()};
+  };
+  VolumeMap map(4096);
+  Random random(5);
+  for (std::uint64_t sequence = 1; sequence <= 2000; ++sequence) {
+    const BlockId id = map.add_open_block({1});
+    for (std::uint32_t sector = 0; sector < kSectors; ++sector) map.assign(random.below(500), 1, id, sector);
+    // With the open block, that is: all below the one that is sealed next.
+    if (random.chance(1, 5)) map.set_pinned({1}, sequence - 1);
+    map.seal_block(id, sequence, kSectors, 4096 * kSectors);
+    if (random.chance(3, 4)) map.set_durable(id);
+    if (random.chance(1, 5)) map.set_pinned({1}, sequence);
+    if (random.chance(1, 50)) map.set_pinned({1}, sequence / 2);
+    if (random.chance(1, 20)) (void)map.take_dead(Lineage(VolumeId{7}));
+    const auto quick = totals(map);
+    map.recount_pinned();
+    ASSERT_EQ(quick, totals(map)) << sequence;
+  }
+  EXPECT_GT(map.pinned_block_count(), 0U);
+}
+
+// Goal: 1,000 snapshots of one volume: each costs a block of log and no reading, stays what it was, and opening costs
+// no more reads than without. What time and memory they take: docs/snapshotting.md.
+TEST(VolumeSnapshotTest, AThousand) {
+  VolumeFixture fixture(31);
+  Opened volume(fixture, VolumeId{7}, {}, 0);
+  Random random(1);
+  ASSERT_TRUE(volume.open().has_value());
+  volume.work(random, 2000);
+  ASSERT_TRUE(fixture.loop.run(volume.volume().checkpoint()).has_value());
+  constexpr int kSnapshots = 1000;
+  const std::uint64_t used = fixture.blocks.used();
+  for (int number = 0; number < kSnapshots; ++number) {
+    volume.write(random.below(volume.size / kSectorSize), random.next());
+    if (number % 100 == 99) ASSERT_TRUE(fixture.loop.run(volume.volume().checkpoint()).has_value());
+    fixture.blocks.reads.clear();
+    volume.snapshot("s" + std::to_string(number));
+    EXPECT_TRUE(fixture.blocks.reads.empty()) << number;
+  }
+  // A segment with a sector, and a share of the checkpoints.
+  EXPECT_LE(fixture.blocks.used(), used + kSnapshots * 4 * std::uint64_t{kSectorSize});
+  const auto expect_some = [&] {
+    for (int number = 0; number < kSnapshots; number += 97) {
+      SCOPED_TRACE(number);
+      const auto device = volume.snapshot_device("s" + std::to_string(number));
+      ASSERT_TRUE(device.has_value()) << device.error().to_string();
+      volume.expect(**device, volume.snapshots["s" + std::to_string(number)].model);
+    }
+    volume.expect(volume.volume(), volume.model);
+  };
+  expect_some();
+  volume.close();
+  fixture.blocks.reads.clear();
+  ASSERT_TRUE(volume.open().has_value());
+  EXPECT_LE(fixture.blocks.reads.size(), 16U);
+  fixture.loop.run_for(std::chrono::seconds(10));  // sweep, cleaner, checkpoint
+  expect_some();
+}
+
 TEST(VolumeSnapshotTest, DevicesRefuseWrites) {
   VolumeFixture fixture(12);
   Opened volume(fixture, VolumeId{7}, {}, 0);

@@ -206,6 +206,21 @@ TYPED_TEST(SnapshotTest, ClonesOutliveTheirParents) {
   EXPECT_EQ(this->key_count(std::string(keys::kVolumes)), 0U);
 }
 
+// Goal: many snapshots of one volume are kept apart, listed, and deleted; a thousand where a transaction costs nothing.
+TYPED_TEST(SnapshotTest, Many) {
+  const VolumeHead head = this->open(this->volume, 3);
+  const int count = std::is_same_v<TypeParam, TempBackend> ? 1000 : 40;
+  for (int number = 0; number < count; ++number) this->snap(this->volume, head, "s" + std::to_string(number));
+  EXPECT_EQ(this->must(this->a.snapshots(this->volume.id)).size(), static_cast<std::size_t>(count));
+  EXPECT_EQ(this->must(this->a.position(this->volume.id)).snapshots.size(), static_cast<std::size_t>(count));
+  for (int number = 0; number < count; number += 2)
+    this->must(this->a.delete_snapshot(this->volume, "s" + std::to_string(number)));
+  const std::vector<SnapshotRecord> left = this->must(this->a.snapshots(this->volume.id));
+  EXPECT_EQ(left.size(), static_cast<std::size_t>(count / 2));
+  EXPECT_EQ(left.front().name, "s1");
+  this->close(this->volume);
+}
+
 TYPED_TEST(SnapshotTest, RenamedAndResized) {
   this->must(
       this->a.create_volume({.name = "other", .size = 4096, .block_spec = "", .replication = 0}));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 
 #include "base/log.hpp"
 #include "base/mutant.hpp"
@@ -18,6 +19,11 @@ constexpr std::size_t kDeletedAtOnce = 1024;
 constexpr int kHeadsTried = 3;
 /// What waits for its grace period is kept in memory; the rest is found again by later cycles.
 constexpr std::size_t kCondemnedMax = 200'000;
+
+void keep_distinct(std::vector<BlockRef>& refs) {
+  std::sort(refs.begin(), refs.end());
+  refs.erase(std::unique(refs.begin(), refs.end()), refs.end());
+}
 
 VolumeCensus census_of(const VolumeAccount& account) {
   VolumeCensus census;
@@ -237,14 +243,33 @@ Task<VolumeProof> Collector::read_proof(VolumeRecord volume, VolumePosition posi
   std::vector<VolumeHead> heads;
   for (const SnapshotRecord& snapshot : position.snapshots) heads.push_back(snapshot.head);
   if (volume.state != VolumeState::kept) heads.push_back(position.head);
-  for (const VolumeHead& head : heads)
-    AGRO_CO_TRY_OK(co_await add_needed(volume, head, proof.live));
-  std::sort(proof.live.begin(), proof.live.end());
-  proof.live.erase(std::unique(proof.live.begin(), proof.live.end()), proof.live.end());
+  // Snapshots have most of their blocks in common, and many an INode: each is read once, and what was read more
+  // than once goes as soon as it is more than the rest, or a thousand snapshots would need a thousand times the memory.
+  constexpr std::size_t kFew = 64 * 1024;
+  std::set<std::tuple<Epoch, std::uint64_t, std::uint64_t>> roots;
+  std::size_t distinct = 0;
+  for (const VolumeHead& head : heads) {
+    if (roots.insert({head.checkpoint_epoch, head.root_index, head.sequence}).second) {
+      AGRO_CO_TRY_OK(co_await add_needed(volume, head, proof.live));
+    }
+    add_log(volume, head, proof.live);
+    if (proof.live.size() <= 2 * distinct + kFew) continue;
+    keep_distinct(proof.live);
+    distinct = proof.live.size();
+  }
+  keep_distinct(proof.live);
   co_return proof;
 }
 
-/// Adds the blocks that the INode of a head names, and those of its log where that has an end.
+/// Adds the blocks of the head's log, where that has an end.
+void Collector::add_log(const VolumeRecord& volume, const VolumeHead& head, std::vector<BlockRef>& live) {
+  const VolumeId owner = Lineage(volume.id, volume.ancestors).owner_of(head.epoch);
+  for (std::uint64_t index = head.sequence + 1; index < head.log_end; ++index) {
+    live.push_back({owner, head.epoch, index, BlockType::data});
+  }
+}
+
+/// Adds the blocks that the INode of a head names.
 Task<void> Collector::add_needed(VolumeRecord volume, VolumeHead head,
                                  std::vector<BlockRef>& live) {
   AGRO_CO_TRY(const BlocksetSpec spec, parse_blockset_spec(volume.block_spec));
@@ -260,9 +285,6 @@ Task<void> Collector::add_needed(VolumeRecord volume, VolumeHead head,
   }
   AGRO_CO_TRY(const std::vector<BlockRef> named, co_await inode.load_needed_blocks());
   live.insert(live.end(), named.begin(), named.end());
-  for (std::uint64_t index = head.sequence + 1; index < head.log_end; ++index) {
-    live.push_back({lineage.owner_of(head.epoch), head.epoch, index, BlockType::data});
-  }
   co_return Result<void>();
 }
 

@@ -71,6 +71,7 @@ class Collector {
   Task<void> judge_by(VolumeRecord volume, VolumePosition position, std::vector<BlockRef> held);
   Task<VolumeProof> read_proof(VolumeRecord volume, VolumePosition position);
   Task<void> add_needed(VolumeRecord volume, VolumeHead head, std::vector<BlockRef>& live);
+  static void add_log(const VolumeRecord& volume, const VolumeHead& head, std::vector<BlockRef>& live);
   Task<void> sentence(VolumeId volume, std::vector<BlockRef> dead);
   void complain(std::string problem);
 
