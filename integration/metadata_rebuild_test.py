@@ -76,6 +76,10 @@ def main():
     wait_for("the volume is detached", lambda: agroctl(
         "-C", uri, "volume", "delete", "gone", check=False).returncode == 0)
     wait_for("its blocks are gone", lambda: server.log().count("purged") >= 3)
+    agroctl("-C", uri, "block", "snapshot", "create", "one@before")
+    agroctl("-C", uri, "block", "snapshot", "create", "two@gone")
+    agroctl("-C", uri, "block", "snapshot", "create", "two@before")
+    before = {name: hashlib.sha256(models[name]).hexdigest() for name in NAMES}
     disks = [write(server, name, rng, models[name]) for name in NAMES]
     server.kill()
     del disks
@@ -98,6 +102,8 @@ def main():
     again = agroctl("-C", uri, "metadata", "rebuild", "--data-dir", data_dir, check=False)
     assert again.returncode == 1 and "not empty" in again.stderr, again
     server = check(data_dir, models)
+    for name in NAMES:
+        assert digest(server, f"{name}@before") == before[name], name
     busy = agroctl("metadata", "rebuild", "--data-dir", data_dir, "--dry-run", check=False)
     assert busy.returncode == 1 and "its peer is running" in busy.stderr, busy
 
@@ -122,7 +128,10 @@ def main():
     assert json.loads(shown)["written"], shown
     for reader in readers:
         assert reader.terminate() == 0, reader.log()
-    check(data_dir, models).stop()
+    server = check(data_dir, models)
+    for name in NAMES:
+        assert digest(server, f"{name}@before") == before[name], name
+    server.stop()
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ Table table_of(const Rebuilt& rebuilt) {
                {"size_bytes", "SIZE", true},
                {"blocks", "BLOCKS", true},
                {"log_blocks", "IN LOG", true},
+               {"snapshots", "SNAPSHOTS", true},
                {"state", "STATE"},
                {"doubts", "UNCERTAIN"}});
   for (const FoundVolume& volume : rebuilt.found.volumes) {
@@ -53,7 +54,7 @@ Table table_of(const Rebuilt& rebuilt) {
                                                  : "uncertain";
     table.add({Cell(keys::volume_text(volume.id)), Cell(name), size_cell(volume.head.size),
                number_cell(volume.block_count), number_cell(volume.tail_count),
-               Cell(std::string(state)), list_cell(volume.doubts)});
+               number_cell(volume.snapshots.size()), Cell(std::string(state)), list_cell(volume.doubts)});
   }
   return table;
 }
@@ -161,8 +162,8 @@ void add_rebuild_command(CLI::App& metadata, Program& program) {
       "make the metadata anew from the blocks on the peers, when they are lost and there is no dump. "
       "Stop all clients; then name every peer, by its directory (the peer must be stopped) or by its "
       "address (it must run: as it is, or as 'agro --without-metadata'); afterwards restart the peers. "
-      "Volumes come back as their newest checkpoint and the log past it say. There are no snapshots "
-      "in this version to recover");
+      "Volumes come back as their newest checkpoint and the log past it say, snapshots as their notes in "
+      "the volume do, deleted ones too as long as gc left everything of them");
   command->add_option("--data-dir", options->sources.data_dirs,
                       "data directory of a stopped peer, or of 'agro standalone'; any number of them");
   command->add_option("--peer", options->sources.peers,

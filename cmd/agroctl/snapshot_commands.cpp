@@ -21,15 +21,16 @@ struct ListOptions {
   Format format = Format::text;
 };
 
-/// Polls until there is an answer. Errors: the writer's; timed_out.
-Task<SnapshotRecord> await_answer(Session& session, VolumeId volume, std::string name,
-                                  std::uint64_t token) {
+/// Polls until there is an answer; nothing, when nobody has the volume open any more who could give it.
+/// Errors: the writer's; timed_out.
+Task<std::optional<SnapshotRecord>> await_answer(Session& session, VolumeId volume, std::string name,
+                                                 std::uint64_t token, TimePoint deadline) {
   Clock& clock = session.env.clock;
-  const TimePoint deadline = clock.now() + kAnswerLimit;
   while (true) {
+    AGRO_CO_TRY(const std::optional<VolumeLock> lock, co_await session.metadata.lock_of(volume));
     AGRO_CO_TRY(const std::optional<SnapshotRecord> made,
                 co_await session.metadata.poll_snapshot(volume, name, token));
-    if (made.has_value()) co_return *made;
+    if (made.has_value() || !lock.has_value()) co_return made;
     if (clock.now() >= deadline || session.system.stop_requested()) break;
     co_await sleep_for(clock, kAskAgain);
   }
@@ -42,19 +43,25 @@ Task<SnapshotRecord> await_answer(Session& session, VolumeId volume, std::string
       "whoever has the volume open does not answer; is it suspended? See 'agroctl status'");
 }
 
+/// Whoever had the volume open may have closed it before it saw that it was asked; then we open it.
 Task<SnapshotRecord> ask(Session& session, VolumeRecord volume, std::string name,
                          std::uint64_t token) {
-  AGRO_CO_TRY(const std::optional<VolumeLock> lock, co_await session.metadata.lock_of(volume.id));
-  if (lock.has_value()) co_return co_await await_answer(session, volume.id, name, token);
-  Result<std::unique_ptr<Attached>> attached = co_await attach(session, volume.name);
-  // Somebody was quicker: then that one answers.
-  if (attached.code() == Errc::locked)
-    co_return co_await await_answer(session, volume.id, name, token);
-  if (!attached.has_value()) co_return fail(attached.error());
-  Result<SnapshotRecord> made = co_await await_answer(session, volume.id, name, token);
-  const Result<void> detached = co_await detach(**attached);
-  if (made.has_value() && !detached.has_value()) co_return fail(detached.error());
-  co_return made;
+  const TimePoint deadline = session.env.clock.now() + kAnswerLimit;
+  while (true) {
+    AGRO_CO_TRY(std::optional<SnapshotRecord> answer,
+                co_await await_answer(session, volume.id, name, token, deadline));
+    if (answer.has_value()) co_return std::move(*answer);
+    Result<std::unique_ptr<Attached>> attached = co_await attach(session, volume.name);
+    if (attached.code() == Errc::locked) continue;  // somebody was quicker: then that one answers
+    if (!attached.has_value()) co_return fail(attached.error());
+    Result<std::optional<SnapshotRecord>> made =
+        co_await await_answer(session, volume.id, name, token, deadline);
+    const Result<void> detached = co_await detach(**attached);
+    if (!made.has_value()) co_return fail(made.error());
+    if (!detached.has_value()) co_return fail(detached.error());
+    if (made->has_value()) co_return std::move(**made);
+    co_return fail(Errc::unavailable, "the volume's lock was lost before its snapshot was made; try again");
+  }
 }
 
 Task<void> create(Session& session, SnapshotOptions options) {

@@ -8,6 +8,7 @@
 #include "block/inode.hpp"
 #include "block/memory_backend.hpp"
 #include "block/segment.hpp"
+#include "block/snapshot_note.hpp"
 #include "sim/sim_loop.hpp"
 
 namespace agro {
@@ -42,7 +43,7 @@ void load_inode(ConstBytes payload) {
 }
 
 void run(std::uint8_t decoder, ConstBytes bytes) {
-  switch (decoder % 4) {
+  switch (decoder % 5) {
     case 0: {
       const Result<SegmentView> view = decode_segment(bytes);
       if (!view.has_value()) return;
@@ -63,6 +64,11 @@ void run(std::uint8_t decoder, ConstBytes bytes) {
     case 2: {
       BlockTable table;
       if (table.decode_page(0, bytes).has_value()) table.finish_decode();
+      return;
+    }
+    case 4: {
+      const Result<SnapshotNote> note = decode_snapshot_note(bytes);
+      if (note.has_value()) AGRO_ASSERT(encode_snapshot_note(*note).size() == bytes.size());
       return;
     }
     default: load_inode(bytes.first(std::min<std::size_t>(bytes.size(), 32768)));

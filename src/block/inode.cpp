@@ -537,6 +537,13 @@ Task<BlockRef> Inode::finish(InodeMeta meta) {
   co_return root;
 }
 
+Task<void> Inode::write_note(BlockRef ref, std::vector<std::byte> payload) {
+  std::shared_ptr<AlignedBuffer> buffer = buffers_.take();
+  AGRO_ASSERT(payload.size() <= blockset_.payload_capacity());
+  std::memcpy(buffer->data(), payload.data(), payload.size());
+  co_return co_await write_block(ref, buffer, static_cast<std::uint32_t>(payload.size()));
+}
+
 void Inode::cut_map(std::uint32_t page_count) {
   Tree& tree = trees_[static_cast<std::size_t>(PageKind::map)];
   if (tree.pages.size() <= page_count) return;

@@ -104,6 +104,11 @@ class Inode {
   /// it put since the last commit.
   Task<BlockRef> finish(InodeMeta meta);
 
+  /// A block that is no part of the INode, but of its sequence of blocks: its name, then its writing.
+  /// Shape: `payload` fits a block. Errors: fenced; closed; unavailable.
+  BlockRef take_note_ref(Epoch epoch) { return {lineage_.self(), epoch, next_index_++, BlockType::inode}; }
+  Task<void> write_note(BlockRef ref, std::vector<std::byte> payload);
+
   /// Forgets the places of map pages from `page_count` on: they are in no later INode.
   void cut_map(std::uint32_t page_count);
 

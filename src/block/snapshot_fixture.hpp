@@ -81,8 +81,19 @@ class Opened {
     }
   }
   void snapshot(const std::string& name) {
-    const Result<LogHead> head = fixture_.loop.run(volume_->take_snapshot());
+    Result<LogHead> head = fixture_.loop.run(volume_->take_snapshot());
     ASSERT_TRUE(head.has_value()) << head.error().to_string();
+    SnapshotNote note;
+    note.epoch = head->epoch;
+    note.checkpoint_epoch = head->checkpoint_epoch;
+    note.root_index = head->root_index;
+    note.sequence = head->sequence;
+    note.log_end = head->log_end;
+    note.size_bytes = size;
+    note.name = name;
+    const Result<std::uint64_t> noted = fixture_.loop.run(volume_->note_snapshot(note));
+    ASSERT_TRUE(noted.has_value()) << noted.error().to_string();
+    head->note_index = *noted;
     snapshots[name] = {*head, size, model};
   }
   void expect(BlockDevice& device, const Model& wanted) const {

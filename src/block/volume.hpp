@@ -26,6 +26,7 @@
 #include "block/read_ahead.hpp"
 #include "block/read_cache.hpp"
 #include "block/segment.hpp"
+#include "block/snapshot_note.hpp"
 #include "block/volume_map.hpp"
 #include "blockset/blockset.hpp"
 #include "gc/collect.hpp"
@@ -39,6 +40,7 @@ struct LogHead {
   std::uint64_t root_index = 0;
   std::uint64_t sequence = 0;  // covered by the checkpoint
   std::uint64_t log_end = 0;   // one past the last block of the log; 0: where its blocks end
+  std::uint64_t note_index = 0;  // of a snapshot's note, an inode block of `epoch`; 0: there is none
   bool operator==(const LogHead&) const = default;
 };
 
@@ -141,6 +143,9 @@ class Volume final : public BlockDevice {
   /// the log up to an end. Nothing that it needs is deleted from now on, until set_pinned_heads() says so.
   /// When a newer checkpoint is committed before it was recorded, it is to be taken again.
   Task<LogHead> take_snapshot();
+  /// Writes what is to be known of a snapshot when the metadata are lost; returns the block's index.
+  /// Errors: as take_snapshot().
+  Task<std::uint64_t> note_snapshot(SnapshotNote note);
   /// What must not be deleted. Shape: has all that was recorded since take_snapshot() returned it.
   void set_pinned_heads(const std::vector<LogHead>& heads);
   bool has_pinned_heads() const { return pinned_data_.epoch.value != 0; }

@@ -29,6 +29,19 @@ void Volume::note_pinned(const LogHead& head) {
   const BlockRef inode{id_, head.checkpoint_epoch, head.root_index, BlockType::inode};
   pinned_data_ = std::max(pinned_data_, data);
   pinned_inode_ = std::max(pinned_inode_, inode);
+  if (head.note_index == 0) return;
+  pinned_inode_ = std::max(pinned_inode_, {id_, head.epoch, head.note_index, BlockType::inode});
+}
+
+/// The note is newer than the checkpoint that the snapshot starts from, so nothing judges it before the snapshot
+/// is recorded; it is pinned before it is written, so that its missing copies are made.
+Task<std::uint64_t> Volume::note_snapshot(SnapshotNote note) {
+  AGRO_CO_TRY_OK(check_usable());
+  note.volume = id_;
+  const BlockRef ref = inode_.take_note_ref(note.epoch);
+  pinned_inode_ = std::max(pinned_inode_, ref);
+  AGRO_CO_TRY_OK(co_await inode_.write_note(ref, encode_snapshot_note(note)));
+  co_return ref.index;
 }
 
 void Volume::pin_head(const LogHead& head) {

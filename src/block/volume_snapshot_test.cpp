@@ -264,6 +264,32 @@ TEST(VolumeSnapshotTest, ALargerINodeIsCorrupt) {
   EXPECT_TRUE(fixture.open().has_value());
 }
 
+// Goal: the note of a snapshot stays for as long as the snapshot, through checkpoints and reopenings, and no longer.
+TEST(VolumeSnapshotTest, NotesStay) {
+  VolumeFixture fixture(41);
+  Opened volume(fixture, VolumeId{7}, {}, 0);
+  Random random(3);
+  ASSERT_TRUE(volume.open().has_value());
+  volume.work(random, 200);
+  volume.snapshot("a");
+  const LogHead head = volume.snapshots["a"].head;
+  const BlockRef note{VolumeId{7}, head.epoch, head.note_index, BlockType::inode};
+  for (int round = 0; round < 3; ++round) {
+    EXPECT_TRUE(fixture.blocks.blocks.contains(note)) << round;
+    volume.work(random, 200);
+    ASSERT_TRUE(fixture.loop.run(volume.volume().checkpoint()).has_value());
+    volume.close();
+    ASSERT_TRUE(volume.open().has_value());
+    fixture.loop.run_for(std::chrono::seconds(10));  // sweep
+    volume.expect_all();
+  }
+  volume.snapshots.clear();
+  volume.close();
+  ASSERT_TRUE(volume.open().has_value());
+  fixture.loop.run_for(std::chrono::seconds(10));
+  EXPECT_FALSE(fixture.blocks.blocks.contains(note));
+}
+
 // Goal: the quick way to pin all that there is ends with the totals that counting gives. Method: a random log, pinned
 // now and then, with and without an open block.
 TEST(VolumeSnapshotTest, PinnedTotals) {
@@ -308,8 +334,8 @@ TEST(VolumeSnapshotTest, AThousand) {
     volume.snapshot("s" + std::to_string(number));
     EXPECT_TRUE(fixture.blocks.reads.empty()) << number;
   }
-  // A segment with a sector, and a share of the checkpoints.
-  EXPECT_LE(fixture.blocks.used(), used + kSnapshots * 4 * std::uint64_t{kSectorSize});
+  // A segment with a sector, the note, and a share of the checkpoints.
+  EXPECT_LE(fixture.blocks.used(), used + kSnapshots * 5 * std::uint64_t{kSectorSize});
   const auto expect_some = [&] {
     for (int number = 0; number < kSnapshots; number += 97) {
       SCOPED_TRACE(number);

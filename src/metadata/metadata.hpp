@@ -184,7 +184,8 @@ class Metadata {
   Task<void> withdraw_snapshot(VolumeId volume, std::string name, std::uint64_t token);
   /// The writer's answers. Errors: fenced, unless lock and epoch are still ours; conflict, when the head is
   /// no longer the one the snapshot starts from: try again; not_found, when it is no longer asked for.
-  Task<void> record_snapshot(Epoch epoch, std::uint64_t lease, SnapshotRequest request, VolumeHead head);
+  Task<void> record_snapshot(Epoch epoch, std::uint64_t lease, SnapshotRequest request, VolumeHead head,
+                             std::uint64_t note_index = 0);
   Task<void> refuse_snapshot(SnapshotRequest request, std::string problem);
 
   /// Of users, sorted by name; with `clone_origins` also what clones started from.

@@ -76,9 +76,10 @@ Task<void> Metadata::withdraw_snapshot(VolumeId volume, std::string name, std::u
 }
 
 Task<void> Metadata::record_snapshot(Epoch epoch, std::uint64_t lease, SnapshotRequest request,
-                                     VolumeHead head) {
+                                     VolumeHead head, std::uint64_t note_index) {
   const VolumeId volume = request.volume;
-  const SnapshotRecord snapshot{request.name, head, env_.clock.unix_time_ms(), request.origin};
+  const SnapshotRecord snapshot{request.name, head, env_.clock.unix_time_ms(), request.origin,
+                                note_index};
   VolumeHead start = head;
   start.log_end = 0;
   bool unresolved = false;

@@ -266,6 +266,7 @@ std::string encode(const SnapshotRecord& record) {
   fill_head(record.head, *message.mutable_head());
   message.set_created_unix_ms(record.created_unix_ms);
   if (record.origin.has_value()) fill_state(record.origin, *message.mutable_origin());
+  message.set_note_index(record.note_index);
   return to_bytes(message);
 }
 
@@ -275,6 +276,7 @@ Result<SnapshotRecord> decode_snapshot(std::string_view bytes) {
   if (message.has_origin()) {
     AGRO_TRY(snapshot.origin, read_state(message.origin()));
   }
+  snapshot.note_index = message.note_index();
   const VolumeHead& head = snapshot.head;
   if (!head.has_checkpoint() || head.log_end <= head.sequence) return bad("snapshot", "head");
   return snapshot;

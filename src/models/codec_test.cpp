@@ -95,7 +95,7 @@ TEST(CodecTest, RoundTrips) {
 // Goal: the state that a snapshot was loaded from stays with it, and with the request for it.
 TEST(CodecTest, OriginsOfSnapshots) {
   const StateId origin{uuid(3), {7}, {2}, 44};
-  const SnapshotRecord loaded{"monday", {{7}, {6}, 12, 40, 1 << 20, 44}, 6, origin};
+  const SnapshotRecord loaded{"monday", {{7}, {6}, 12, 40, 1 << 20, 44}, 6, origin, 17};
   EXPECT_EQ(decode_snapshot(encode(loaded)), loaded);
   const SnapshotRequest request{{}, "monday", 5, "", 8, origin};
   EXPECT_EQ(decode_snapshot_request(encode(request)), request);

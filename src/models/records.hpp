@@ -78,6 +78,7 @@ struct SnapshotRecord {
   VolumeHead head;  // with `log_end`
   std::int64_t created_unix_ms = 0;
   std::optional<StateId> origin = {};  // the state of another volume that was loaded from a backup
+  std::uint64_t note_index = 0;  // of its note, an inode block of the head's epoch; 0: it has none
 
   bool is_clone_origin() const { return name.starts_with('@'); }
   bool operator==(const SnapshotRecord&) const = default;

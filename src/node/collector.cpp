@@ -241,7 +241,13 @@ Task<void> Collector::judge_by(VolumeRecord volume, VolumePosition position,
 Task<VolumeProof> Collector::read_proof(VolumeRecord volume, VolumePosition position) {
   VolumeProof proof = covering(volume, position.head);
   std::vector<VolumeHead> heads;
-  for (const SnapshotRecord& snapshot : position.snapshots) heads.push_back(snapshot.head);
+  const Lineage lineage(volume.id, volume.ancestors);
+  for (const SnapshotRecord& snapshot : position.snapshots) {
+    heads.push_back(snapshot.head);
+    if (snapshot.note_index == 0) continue;
+    const Epoch epoch = snapshot.head.epoch;
+    proof.live.push_back({lineage.owner_of(epoch), epoch, snapshot.note_index, BlockType::inode});
+  }
   if (volume.state != VolumeState::kept) heads.push_back(position.head);
   // Snapshots have most of their blocks in common, and many an INode: each is read once, and what was read more
   // than once goes as soon as it is more than the rest, or a thousand snapshots would need a thousand times the memory.

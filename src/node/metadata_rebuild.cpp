@@ -90,6 +90,9 @@ std::vector<KvOp> rebuilt_keys(const ClusterRecord& cluster, const RingSpec& rin
     ops.push_back(keys::put(keys::volume(record.id), encode(record)));
     ops.push_back(keys::put(keys::head(record.id), encode(volume->head)));
     ops.push_back(keys::put(keys::epoch(record.id), fmt::format("{}", volume->epoch.value)));
+    for (const SnapshotRecord& snapshot : volume->snapshots) {
+      ops.push_back(keys::put(keys::snapshot(record.id, snapshot.name), encode(snapshot)));
+    }
     if (!record.ancestors.empty()) ops.push_back(lost_origin(record));
   }
   for (const FoundVolume& volume : found.volumes) {

@@ -30,8 +30,8 @@ class VolumeManager::OwnLease final : public VolumeLease {
 
   Task<void> record_snapshot(SnapshotRequest request, LogHead head) {
     VolumeHead record = record_of(head);
-    Result<void> done =
-        co_await metadata_.record_snapshot(epoch_, lease_->id(), std::move(request), record);
+    Result<void> done = co_await metadata_.record_snapshot(epoch_, lease_->id(), std::move(request), record,
+                                                           head.note_index);
     co_return co_await judge(std::move(done));
   }
   void set_size(std::uint64_t size_bytes) { size_bytes_ = size_bytes; }
@@ -195,7 +195,13 @@ Result<BlocksetSpec> spec_of(const VolumeRecord& volume) {
 }
 
 LogHead log_head_of(const VolumeHead& head) {
-  return {head.epoch, head.checkpoint_epoch, head.root_index, head.sequence, head.log_end};
+  return {head.epoch, head.checkpoint_epoch, head.root_index, head.sequence, head.log_end, 0};
+}
+
+LogHead pinned_head_of(const SnapshotRecord& snapshot) {
+  LogHead head = log_head_of(snapshot.head);
+  head.note_index = snapshot.note_index;
+  return head;
 }
 
 }  // namespace
@@ -320,7 +326,7 @@ Task<void> VolumeManager::open_volume(std::shared_ptr<Attachment> attachment, Vo
   AGRO_CO_TRY(const std::vector<SnapshotRecord> snapshots,
               co_await cluster_.metadata().snapshots(id, true));
   for (const SnapshotRecord& one : snapshots)
-    volume_options.pinned_heads.push_back(log_head_of(one.head));
+    volume_options.pinned_heads.push_back(pinned_head_of(one));
   volume_options.min_copies = cluster_.cluster().min_copies;
   volume_options.degraded_copies = acquired.degraded_copies.value_or(0);
   volume_options.force_recovery = options_.force_recovery.contains(attachment->name);
@@ -480,7 +486,7 @@ Job VolumeManager::refresh_pins(std::shared_ptr<Attachment> attachment) {
   // What cannot be read stays as it is known.
   if (!snapshots.has_value() || attachment->state != Attachment::State::attached) co_return;
   std::vector<LogHead> heads;
-  for (const SnapshotRecord& one : *snapshots) heads.push_back(log_head_of(one.head));
+  for (const SnapshotRecord& one : *snapshots) heads.push_back(pinned_head_of(one));
   attachment->volume->set_pinned_heads(heads);
 }
 
@@ -515,7 +521,18 @@ Task<void> VolumeManager::try_snapshot(std::shared_ptr<Attachment> attachment,
   constexpr int kAttempts = 32;  // lost only to checkpoints of the volume
   Result<void> recorded;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    AGRO_CO_TRY(const LogHead head, co_await attachment->volume->take_snapshot());
+    AGRO_CO_TRY(LogHead head, co_await attachment->volume->take_snapshot());
+    SnapshotNote note;
+    note.epoch = head.epoch;
+    note.checkpoint_epoch = head.checkpoint_epoch;
+    note.root_index = head.root_index;
+    note.sequence = head.sequence;
+    note.log_end = head.log_end;
+    note.size_bytes = attachment->volume->size_bytes();
+    note.created_unix_ms = env_.clock.unix_time_ms();
+    note.origin = request.origin;
+    note.name = request.name;
+    AGRO_CO_TRY(head.note_index, co_await attachment->volume->note_snapshot(note));
     recorded = co_await attachment->lease->record_snapshot(request, head);
     if (recorded.code() != Errc::conflict) co_return recorded;
     co_await wait_until(stop_event_, env_.clock, env_.clock.now() + std::chrono::milliseconds(5));

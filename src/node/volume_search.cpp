@@ -7,6 +7,7 @@
 
 #include "block/segment.hpp"
 #include "block/volume_map.hpp"
+#include "metadata/metadata.hpp"
 
 namespace agro {
 namespace {
@@ -86,6 +87,7 @@ Task<FoundVolume> VolumeSearch::examine(SeenRange blocks) {
   if (!volume.deleted) {
     AGRO_CO_TRY_OK(co_await find_checkpoint(blocks, volume));
     if (volume.has_checkpoint) follow_log(blocks, volume);
+    if (volume.has_checkpoint) AGRO_CO_TRY_OK(co_await find_snapshots(blocks, volume));
   }
   co_return std::move(volume);
 }
@@ -129,6 +131,7 @@ Task<bool> VolumeSearch::try_checkpoint(BlockRef ref, SeenRange blocks, FoundVol
       if (problem.message.empty()) problem = payload.error();
       continue;
     }
+    if (is_snapshot_note(payload->bytes)) co_return false;
     if (!Inode::is_root(payload->bytes)) {
       // Pages have no magic: those of a volume with checksums are not asked for without.
       if (blockset == with_crc_.get()) co_return false;
@@ -172,6 +175,58 @@ Task<bool> VolumeSearch::load_checkpoint(BlockRef ref, Blockset& blockset, SeenR
     volume.description.block_spec = &blockset == with_crc_.get() ? "crc,base" : "base";
   }
   co_return true;
+}
+
+/// A note tells of a snapshot that was recorded, refused or deleted: those come back of which everything is there.
+/// Of two of a name the later one.
+Task<void> VolumeSearch::find_snapshots(SeenRange blocks, FoundVolume& volume) {
+  Blockset& blockset = volume.description.block_spec.find("crc") == std::string::npos ? *plain_ : *with_crc_;
+  std::map<std::string, SnapshotRecord> by_name;
+  for (const Seen& seen : blocks) {
+    if (seen.ref.type != BlockType::inode) continue;
+    AGRO_CO_TRY(const std::optional<SnapshotNote> note, co_await read_note(seen.ref, blockset));
+    if (!note.has_value()) continue;
+    AGRO_CO_TRY(const bool is_whole, co_await has_all_of(*note, volume, blockset, blocks));
+    if (!is_whole) continue;
+    const VolumeHead head{note->epoch,    note->checkpoint_epoch, note->root_index,
+                          note->sequence, note->size_bytes,       note->log_end};
+    by_name[note->name] = {note->name, head, note->created_unix_ms, note->origin, seen.ref.index};
+  }
+  for (auto& [name, snapshot] : by_name) volume.snapshots.push_back(std::move(snapshot));
+  co_return Result<void>();
+}
+
+/// Nothing, when the block is no note or cannot be read: what a volume needs, its checkpoint says.
+Task<std::optional<SnapshotNote>> VolumeSearch::read_note(BlockRef ref, Blockset& blockset) {
+  Result<SharedBytes> block = co_await blockset.read_block(ref, {});
+  if (!block.has_value()) co_return std::nullopt;
+  const Result<SharedBytes> payload = blockset.payload(ref, std::move(*block));
+  if (!payload.has_value()) co_return std::nullopt;
+  Result<SnapshotNote> note = decode_snapshot_note(payload->bytes);
+  const bool is_sound = note.has_value() && note->volume == ref.volume && note->epoch == ref.epoch &&
+                        check_volume_name(note->name).has_value();
+  if (!is_sound) co_return std::nullopt;
+  co_return std::optional<SnapshotNote>(std::move(*note));
+}
+
+/// Whether every block of this volume that a snapshot needs was seen; of ancestors nobody knows here.
+Task<bool> VolumeSearch::has_all_of(SnapshotNote note, const FoundVolume& volume, Blockset& blockset,
+                                    SeenRange blocks) {
+  const Lineage lineage(volume.id, volume.description.ancestors);
+  Inode inode(lineage, blockset, buffers_);
+  const BlockRef root{lineage.owner_of(note.checkpoint_epoch), note.checkpoint_epoch, note.root_index,
+                      BlockType::inode};
+  const Result<InodeMeta> meta = co_await inode.load_root(root);
+  if (!meta.has_value() || meta->covered_sequence != note.sequence) co_return false;
+  Result<std::vector<BlockRef>> needed = co_await inode.load_needed_blocks();
+  if (!needed.has_value() || note.log_end - note.sequence > blocks.size() + 1) co_return false;
+  for (std::uint64_t index = note.sequence + 1; index < note.log_end; ++index) {
+    needed->push_back({lineage.owner_of(note.epoch), note.epoch, index, BlockType::data});
+  }
+  co_return std::all_of(needed->begin(), needed->end(), [&](const BlockRef& ref) {
+    const auto seen = std::lower_bound(blocks.begin(), blocks.end(), ref, kByRef);
+    return ref.volume != volume.id || (seen != blocks.end() && seen->ref == ref);
+  });
 }
 
 void VolumeSearch::follow_log(SeenRange blocks, FoundVolume& volume) {

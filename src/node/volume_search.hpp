@@ -14,6 +14,7 @@
 
 #include "base/env.hpp"
 #include "block/inode.hpp"
+#include "block/snapshot_note.hpp"
 #include "distributor/distributor.hpp"
 #include "models/records.hpp"
 
@@ -38,6 +39,7 @@ struct FoundVolume {
   std::uint64_t block_count = 0;   // distinct ones, of all types
   std::uint64_t tail_count = 0;    // blocks of the log past the checkpoint, up to the first gap
   bool deleted = false;            // a peer was told so
+  std::vector<SnapshotRecord> snapshots;  // whole ones, by their notes
   std::vector<std::string> doubts; // what may be lost
 };
 
@@ -75,6 +77,9 @@ class VolumeSearch {
   Task<bool> try_checkpoint(BlockRef ref, SeenRange blocks, FoundVolume& volume);
   Task<bool> load_checkpoint(BlockRef ref, Blockset& blockset, SeenRange blocks,
                              FoundVolume& volume);
+  Task<void> find_snapshots(SeenRange blocks, FoundVolume& volume);
+  Task<std::optional<SnapshotNote>> read_note(BlockRef ref, Blockset& blockset);
+  Task<bool> has_all_of(SnapshotNote note, const FoundVolume& volume, Blockset& blockset, SeenRange blocks);
   static void follow_log(SeenRange blocks, FoundVolume& volume);
   void note_fences(FoundVolume& volume) const;
 

@@ -27,6 +27,10 @@ class VolumeSearchTest : public ::testing::Test {
     write(0);
     EXPECT_TRUE(volume_.loop.run(volume_.volume->checkpoint()).has_value());
     write(1);
+    snap();
+    write(2);
+    EXPECT_TRUE(volume_.loop.run(volume_.volume->checkpoint()).has_value());
+    write(3);
     volume_.crash();
     for (std::uint8_t number = 1; number <= 2; ++number) {
       stores_.push_back(make_temp_store({64 * 1024 * 1024, kBlockSizeMin}));
@@ -41,6 +45,14 @@ class VolumeSearchTest : public ::testing::Test {
     const std::vector<std::byte> data(kBlockSizeMin, std::byte{7});
     EXPECT_TRUE(volume_.loop.run(volume_.volume->write(part * kBlockSizeMin, data)).has_value());
     EXPECT_TRUE(volume_.loop.run(volume_.volume->flush()).has_value());
+  }
+  /// As VolumeManager does.
+  void snap() {
+    head_ = *volume_.loop.run(volume_.volume->take_snapshot());
+    SnapshotNote note{kVolume,         head_.epoch,   head_.checkpoint_epoch, head_.root_index,
+                      head_.sequence,  head_.log_end, volume_.size_bytes,     1'000,
+                      StateId{{}, {3}, {4}, 5}, "monday"};
+    head_.note_index = *volume_.loop.run(volume_.volume->note_snapshot(note));
   }
   void put_blocks() {
     for (const auto& [ref, block] : volume_.blocks.blocks) {
@@ -69,6 +81,7 @@ class VolumeSearchTest : public ::testing::Test {
   }
 
   VolumeFixture volume_{1};
+  LogHead head_;  // of the snapshot
   std::vector<std::unique_ptr<BlockStore>> stores_;
   std::vector<SearchedPeer> peers_;
   std::vector<RingMember> members_;
@@ -115,6 +128,45 @@ TEST_F(VolumeSearchTest, MissingBlocksAreTold) {
   volume_.blocks.blocks.erase(data);
   put_blocks();
   EXPECT_EQ(search().volumes.front().doubts.size(), 1U);
+}
+
+// Goal: a snapshot comes back as it was recorded, and only when all of it is there.
+TEST_F(VolumeSearchTest, SnapshotsComeBack) {
+  put_blocks();
+  const FoundCluster found = search();
+  const FoundVolume& volume = found.volumes.front();
+  EXPECT_TRUE(volume.doubts.empty());
+  ASSERT_EQ(volume.snapshots.size(), 1U);
+  const SnapshotRecord wanted{"monday",
+                              {head_.epoch, head_.checkpoint_epoch, head_.root_index, head_.sequence,
+                               volume_.size_bytes, head_.log_end},
+                              1'000,
+                              StateId{{}, {3}, {4}, 5},
+                              head_.note_index};
+  EXPECT_EQ(volume.snapshots.front(), wanted);
+  EXPECT_TRUE(has_key(found, keys::snapshot(kVolume, "monday")));
+}
+
+/// Leaves one block out, and tells how many snapshots come back.
+class SnapshotBlocksTest : public VolumeSearchTest {
+ protected:
+  std::size_t count_without(const BlockRef& missing) {
+    EXPECT_EQ(volume_.blocks.blocks.erase(missing), 1U) << missing.to_string();
+    put_blocks();
+    return search().volumes.front().snapshots.size();
+  }
+};
+
+TEST_F(SnapshotBlocksTest, NotWithoutItsLog) {
+  EXPECT_EQ(count_without({kVolume, head_.epoch, head_.log_end - 1, BlockType::data}), 0U);
+}
+
+TEST_F(SnapshotBlocksTest, NotWithoutItsRoot) {
+  EXPECT_EQ(count_without({kVolume, head_.checkpoint_epoch, head_.root_index, BlockType::inode}), 0U);
+}
+
+TEST_F(SnapshotBlocksTest, NotWithoutItsNote) {
+  EXPECT_EQ(count_without({kVolume, head_.epoch, head_.note_index, BlockType::inode}), 0U);
 }
 
 TEST_F(VolumeSearchTest, WithoutACheckpointNothingComesBack) {
