@@ -62,8 +62,11 @@ Task<void> SnapshotDevice::replay_log(LogHead head) {
       const auto size = static_cast<std::uint32_t>(blocks[index].size());
       AGRO_CO_TRY(const SharedBytes payload, blockset_->payload(refs[index], blocks[index]));
       AGRO_CO_TRY(const std::vector<SectorRange> ranges, ranges_of_segment(payload.bytes));
-      for (const SectorRange& range : ranges)
+      std::vector<PagePin> pins;
+      for (const SectorRange& range : ranges) {
+        pins.push_back(pin_range(range.lba, range.count));
         AGRO_CO_TRY_OK(co_await load_range(range.lba, range.count));
+      }
       AGRO_CO_TRY_OK(replay_segment(*map_, refs[index], size, payload.bytes));
     }
   }
@@ -80,7 +83,19 @@ Task<void> SnapshotDevice::load_page(std::uint32_t page) {
   AGRO_CO_TRY(const std::vector<std::byte> bytes,
               co_await inode_.read_page(inode_.page_at({PageKind::map, page})));
   if (map_->is_page_loaded(page)) co_return Result<void>();  // by somebody else
-  co_return map_->load_page(page, bytes);
+  AGRO_CO_TRY_OK(map_->load_page(page, bytes));
+  constexpr std::size_t kLookMax = 64;
+  while (map_->map().memory_bytes() > map_memory_max_ && map_->evict_one(kLookMax)) {
+  }
+  co_return Result<void>();
+}
+
+/// Of what is within the volume.
+PagePin SnapshotDevice::pin_range(std::uint64_t lba, std::uint64_t count) {
+  const std::uint64_t sector_count = map_->map().sector_count();
+  if (lba >= sector_count || count == 0) return {};
+  const std::uint64_t end = lba + std::min(count, sector_count - lba);
+  return {*map_, ExtentMap::page_of(lba), ExtentMap::page_of(end - 1) + 1};
 }
 
 /// Passes over what is beyond the end: replay says so.
@@ -124,6 +139,7 @@ Task<void> SnapshotDevice::read_sectors(std::uint64_t lba, MutableBytes out) {
     std::uint32_t offset;
     MutableBytes out;
   };
+  const PagePin pin = pin_range(lba, out.size() / kSectorSize);
   AGRO_CO_TRY_OK(co_await load_range(lba, out.size() / kSectorSize));
   std::vector<Piece> pieces;
   while (!out.empty()) {
@@ -155,6 +171,7 @@ Task<void> SnapshotDevice::cache(std::uint64_t offset, std::uint64_t size) {
 }
 
 Task<std::vector<SnapshotDevice::Extent>> SnapshotDevice::extents_of_page(std::uint32_t page) {
+  const PagePin pin(*map_, page, page + 1);
   AGRO_CO_TRY_OK(co_await load_page(page));
   std::uint64_t lba = std::uint64_t{page} * ExtentMap::kSectorsPerPage;
   const std::uint64_t end =
@@ -187,6 +204,7 @@ Task<std::vector<StatusExtent>> SnapshotDevice::status(std::uint64_t offset, std
   std::vector<StatusExtent> extents;
   const std::uint64_t end = offset + size;
   while (offset < end) {
+    const PagePin pin = pin_range(offset / kSectorSize, 1);
     AGRO_CO_TRY_OK(co_await load_page(ExtentMap::page_of(offset / kSectorSize)));
     const MapRun run = map_->lookup(offset / kSectorSize, ExtentMap::kSectorsPerPage);
     const std::uint64_t part = std::min((run.lba + run.count) * kSectorSize, end) - offset;

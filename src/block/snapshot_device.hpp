@@ -53,12 +53,18 @@ class SnapshotDevice final : public BlockDevice {
   /// Where in the INode a map page lies that neither the log nor anybody else has looked at.
   std::optional<Inode::PageAt> unread_page_at(std::uint32_t page) const;
 
+  /// What map pages may take that are as the INode has them; those that the log changed stay.
+  void set_map_memory(std::size_t bytes_max) { map_memory_max_ = bytes_max; }
+  std::size_t map_memory_bytes() const { return map_->map().memory_bytes(); }
+
  private:
   SnapshotDevice(BlockBackend& backend, const BlocksetSpec& spec, Lineage lineage);
   Task<void> load(LogHead head, std::uint64_t size_bytes);
   Task<void> replay_log(LogHead head);
   Task<void> read_block(BlockRef ref, SharedBytes& block);
+  /// Shape: pinned, as long as it is looked at.
   Task<void> load_page(std::uint32_t page);
+  PagePin pin_range(std::uint64_t lba, std::uint64_t count);
   Task<void> load_range(std::uint64_t lba, std::uint64_t count);
   Task<void> read_sectors(std::uint64_t lba, MutableBytes out);
   Result<void> check_range(std::uint64_t offset, std::uint64_t size) const;
@@ -70,6 +76,7 @@ class SnapshotDevice final : public BlockDevice {
   Inode inode_;
   std::unique_ptr<VolumeMap> map_;
   std::uint64_t size_bytes_ = 0;
+  std::size_t map_memory_max_ = 64 * 1024 * 1024;
 };
 
 }  // namespace agro

@@ -1,6 +1,7 @@
 // Differences between states of a volume, against the models of those states.
 #include "block/snapshot_difference.hpp"
 
+#include "base/parallel.hpp"
 #include "block/snapshot_fixture.hpp"
 
 namespace agro {
@@ -132,6 +133,44 @@ TEST(SnapshotDifferenceTest, SamePagesArePassedOver) {
   EXPECT_EQ(found.ranges.size(), 3U);
   EXPECT_EQ(found.compared_page_count, 3U);
   expect_difference(fixture, volume, "a", "b");
+}
+
+// Goal: however large the map, a device takes no more memory for it than it may. Method: almost none; reads and
+// differences, several at once, are right all the same.
+TEST(SnapshotDifferenceTest, MapMemoryIsBounded) {
+  VolumeFixture fixture(6);
+  Opened volume(fixture, VolumeId{7}, {}, 0);
+  constexpr std::uint64_t kPages = 30;
+  volume.size = kPages * ExtentMap::kSectorsPerPage * kSectorSize;
+  Random random(8);
+  ASSERT_TRUE(volume.open().has_value());
+  volume.work(random, 3000);
+  ASSERT_TRUE(fixture.loop.run(volume.volume().checkpoint()).has_value());
+  volume.snapshot("a");
+  volume.work(random, 300);
+  ASSERT_TRUE(fixture.loop.run(volume.volume().checkpoint()).has_value());
+  volume.snapshot("b");
+  const auto from = *volume.snapshot_device("a");
+  const auto to = *volume.snapshot_device("b");
+  from->set_map_memory(4096);
+  to->set_map_memory(4096);
+  const std::vector<ChangedRange> ranges = difference(fixture, from, to).ranges;
+  EXPECT_EQ(patched(volume.snapshots["a"].model, volume.model, ranges), volume.model);
+  EXPECT_EQ(ranges, difference(fixture, volume, "a", "b").ranges);
+  EXPECT_LE(to->map_memory_bytes(), 8192U);
+  volume.expect(*to, volume.model);
+  std::vector<std::vector<std::byte>> parts(64);
+  const std::uint64_t step = volume.size / parts.size();
+  const auto read = [&](std::size_t index) -> Task<void> {
+    parts[index].resize(step);
+    return to->read(index * step, parts[index]);
+  };
+  ASSERT_TRUE(fixture.loop.run(for_each_parallel(parts.size(), 16, read)).has_value());
+  for (const auto& [lba, value] : volume.model) {
+    const std::uint64_t offset = lba * kSectorSize;
+    ASSERT_EQ(load<std::uint64_t>(ConstBytes(parts[offset / step]).subspan(offset % step)), value) << lba;
+  }
+  EXPECT_LE(to->map_memory_bytes(), 64 * 1024U);
 }
 
 // Goal: a clone is compared with what it came from, and sizes may differ.
