@@ -1,4 +1,4 @@
-# make run | build | install | deb | test | test-cluster | test-guest | sim | asan | tsan | fuzz | coverage | soak | bench | clean   (README.md says more)
+# make run | build | install | deb | test | test-cluster | test-guest | sim | asan | tsan | fuzz | coverage | soak | bench | bench-flat | clean   (README.md says more)
 BUILD ?= build
 DATA ?= agro-data
 SECONDS ?= 60
@@ -8,7 +8,7 @@ SEEDS ?= 300
 # The sanitizers of clang 14 can hang or die where the kernel randomizes addresses by more than 28 bits.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: run build install deb test-packages test test-build test-cluster test-guest sim check asan asan-build tsan tsan-build fuzz mutants coverage soak bench clean
+.PHONY: run build install deb test-packages test test-build test-cluster test-guest sim check asan asan-build tsan tsan-build fuzz mutants coverage soak bench bench-flat clean
 .DEFAULT_GOAL := build
 
 # A release of the four programs in build/bin/.
@@ -129,6 +129,15 @@ bench:
 	@cmake -G Ninja -S . -B $(BUILD)/bench -DAGRO_TESTS=OFF -DAGRO_BENCH=ON >/dev/null
 	@cmake --build $(BUILD)/bench -j $(JOBS)
 	@tools/bench $(BUILD)/bench
+
+# Cost that stays flat, and what one operation costs (docs/performance.md): some 15 minutes; needs root for perf.
+bench-flat:
+	@tools/setup bench
+	@cmake -G Ninja -S . -B $(BUILD)/bench -DAGRO_TESTS=OFF -DAGRO_BENCH=ON >/dev/null
+	@cmake --build $(BUILD)/bench -j $(JOBS)
+	@bench/op_counts.py $(BUILD)/bench/bin
+	@bench/flat_cost.py $(BUILD)/bench/bin
+	@$(BUILD)/bench/bench/block_bench --benchmark_filter='bm_extent_map|bm_open|bm_flush'
 
 clean:
 	rm -rf $(BUILD)

@@ -8,6 +8,7 @@ Measures real processes over NBD (fio, libnbd) and prints a table: row, result, 
   size        a write of 4 KiB and its flush on a volume of 1 GiB and on one of 1 TiB
   checkpoint  bytes of a checkpoint by map pages changed, on both
   snapshots   bytes and blocks of writes with no and with ten snapshots
+  volumes     memory of one agroblock with 1,000 volumes open, each written and read
   background  the 99th percentile of users' reads and writes with a scrub, a rebalance or the cleaner at work
 
 Times need a quiet machine; bytes do not. Takes some ten minutes, --quick two.
@@ -45,8 +46,8 @@ class Bench:
     def one(self, name, volumes, peer_bytes):
         return OneProcess(self.bin_dir, os.path.join(self.scratch, name), volumes, peer_bytes)
 
-    def many(self, name, volumes, peer_bytes):
-        return ManyProcesses(self.bin_dir, os.path.join(self.scratch, name), volumes, peer_bytes)
+    def many(self, name, volumes, peer_bytes, wait=True):
+        return ManyProcesses(self.bin_dir, os.path.join(self.scratch, name), volumes, peer_bytes, wait)
 
     def amplification(self, row, spent, bar=None):
         """Of the stores; of the processes as the kernel counted; and what of it cleaner and checkpoints took."""
@@ -183,6 +184,31 @@ class Bench:
         log = spent.written - (spent.checkpoint + spent.cleaned) * COPIES
         return log / spent.user / COPIES, spent.blocks / (spent.user / MIB) / COPIES
 
+    # --- volumes ---
+
+    def volumes(self):
+        count = 200 if self.quick else 1000
+        rig = self.many("volumes", {f"v{number}": "1GiB" for number in range(count)}, 4 * GIB, wait=False)
+        client = rig.cluster.client.pid
+        before = resident(client)
+        handles = [rig.connect("v0")]
+        for number in range(1, count):
+            handles.append(rig.connect(f"v{number}"))
+        opened = resident(client)
+        block = random.Random(1).randbytes(MIB)
+        for number, handle in enumerate(handles):
+            handle.pwrite(block, number * PAGE)
+            handle.flush()
+            handle.pread(MIB, number * PAGE)
+        used = resident(client)
+        self.add(f"{count} volumes open in one agroblock", opened / MIB,
+                 f"{opened / MIB:,.0f} MiB resident, {(opened - before) / count / KIB:,.0f} KiB each")
+        self.add("  and each written, flushed and read", used / MIB, f"{used / MIB:,.0f} MiB, {(used - before) / count / KIB:,.0f} KiB each",
+                 1024, "at most 1 GiB")
+        for handle in handles:
+            handle.shutdown()
+        rig.stop()
+
     # --- background ---
 
     def background(self):
@@ -218,6 +244,12 @@ class Bench:
         return now
 
 
+def resident(pid):
+    """VmRSS of a process, bytes."""
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) * KIB for line in file if line.startswith("VmRSS:"))
+
+
 def flush_often(handle, size, count):
     """Seconds that a write of 4 KiB at random and its flush take, the median."""
     places = random.Random(1)
@@ -247,7 +279,7 @@ def checkpoint_cost(rig, name, size, pages):
 
 
 ROWS = {"amplify": Bench.amplify, "age": Bench.age, "size": Bench.by_size, "checkpoint": Bench.checkpoint,
-        "snapshots": Bench.snapshots, "background": Bench.background}
+        "snapshots": Bench.snapshots, "volumes": Bench.volumes, "background": Bench.background}
 
 
 def main():
