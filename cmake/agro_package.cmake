@@ -6,7 +6,7 @@
 # An arrow that points up in the order below is refused: the tree is the architecture.
 
 set(AGRO_PACKAGE_ORDER
-    base sim core models ring storage metadata blockset distributor gc block node internal cmd integration)
+    base sim core models ring storage metadata blockset distributor gc block node internal csi cmd integration)
 
 function(agro_rank name out)
   string(REGEX REPLACE "_.*" "" head "${name}")

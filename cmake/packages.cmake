@@ -2,7 +2,7 @@
 # cluster). Manual pages and completions come from the programs themselves.
 include(GNUInstallDirs)
 set(server_programs agro ringtool)
-set(client_programs agroblock agroctl)
+set(client_programs agroblock agrocsi agroctl)
 set(generated ${PROJECT_BINARY_DIR}/documentation)
 file(MAKE_DIRECTORY ${generated})
 set(documents ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/docs/architecture.md ${PROJECT_SOURCE_DIR}/docs/cluster.md
@@ -86,11 +86,11 @@ A peer stores blocks of replicated volumes on a disk of this machine, for a
 cluster whose metadata are in etcd or SQLite. Also 'agro standalone', a whole
 cluster in one process, and ringtool, which compares placements.")
 set(CPACK_DEBIAN_AGRO-CLIENT_PACKAGE_NAME agro-client)
-set(CPACK_DEBIAN_AGRO-CLIENT_PACKAGE_SUGGESTS "nbd-client, qemu-utils")
+set(CPACK_DEBIAN_AGRO-CLIENT_PACKAGE_SUGGESTS "e2fsprogs, nbd-client, qemu-utils, xfsprogs")
 set(CPACK_DEBIAN_AGRO-CLIENT_PACKAGE_CONTROL_EXTRA
     "${generated}/agro-client/postinst;${generated}/agro-client/prerm;${generated}/agro-client/postrm;${generated}/agro-client/conffiles")
 set(CPACK_COMPONENT_AGRO-CLIENT_DESCRIPTION "distributed block storage: volumes and administration
 agroblock serves the volumes of an agro cluster over NBD and ATA over
 Ethernet, or attaches them to this machine's kernel; agroctl manages the
-cluster and its volumes.")
+cluster and its volumes; agrocsi gives volumes to Kubernetes (CSI).")
 include(CPack)

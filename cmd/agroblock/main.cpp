@@ -20,6 +20,7 @@ struct ServeOptions {
   std::vector<std::string> listen;
   std::vector<std::string> http;
   std::vector<std::string> volumes;
+  std::string holder;
   std::vector<std::string> force_recovery;
   std::uint64_t read_cache = 64 * kMiB;
   std::uint64_t write_buffer = 64 * kMiB;
@@ -47,7 +48,7 @@ Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
   AGRO_CO_TRY(const std::vector<Address> listen, parse_all(options.listen));
   AGRO_CO_TRY(const std::vector<Address> http, http_addresses(options.http));
   VolumeManagerOptions manager;
-  manager.holder = holder_name("agroblock");
+  manager.holder = holder_name("agroblock", options.holder);
   manager.names.insert(options.volumes.begin(), options.volumes.end());
   manager.force_recovery.insert(options.force_recovery.begin(), options.force_recovery.end());
   manager.volume.read_cache_size = options.read_cache;
@@ -103,6 +104,7 @@ int run(int argc, char** argv) {
                    "flushed last may be lost for good")
       ->type_name("VOLUME")
       ->allow_extra_args(false);
+  serve_command->add_option("--holder", options.holder, kHolderHelp);
   add_size_option(*serve_command, "--read-cache", options.read_cache,
                   "memory per open volume for sectors read (default 64MiB)");
   add_map_memory_option(*serve_command, options.map_memory);

@@ -135,7 +135,7 @@ Task<void> serve_and_attach(SystemEnv& system, Kv& kv, NbdOptions options, Attac
   AGRO_CO_TRY(const std::unique_ptr<PrivateFolder> folder, PrivateFolder::make());
   const Address address = folder->socket();
   VolumeManagerOptions manager;
-  manager.holder = holder_name("agroblock nbd");
+  manager.holder = holder_name("agroblock nbd", options.holder);
   manager.names.insert(options.volume.substr(0, options.volume.find('@')));
   manager.volume.read_cache_size = options.read_cache;
   manager.volume.in_flight_size_max = options.write_buffer;
@@ -184,6 +184,7 @@ CLI::App* add_nbd_command(CLI::App& app, NbdOptions& options) {
       ->allow_extra_args(false);
   command->add_option("-c,--connections", options.connections, "connections of the kernel, used side by side (default 4)")
       ->check(CLI::Range(1, 64));
+  command->add_option("--holder", options.holder, kHolderHelp);
   command->add_option("--block-size", options.block_size, "logical sector of the device, 512 or 4096 (default 4096)")
       ->check(CLI::IsMember({512U, 4096U}));
   add_duration_option(*command, "--dead-timeout", options.dead_timeout,

@@ -16,6 +16,7 @@ struct NbdOptions {
   std::string volume;  // or, to detach, a device or a volume
   std::string device;  // empty: a free one
   bool detach = false;
+  std::string holder;                // who it is attached for; empty: nobody in particular
   std::vector<std::string> servers;  // empty: this process serves the volume itself
   std::uint32_t connections = 4;
   std::uint32_t block_size = 4096;

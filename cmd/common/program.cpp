@@ -220,10 +220,10 @@ Address absolute_address(Address address) {
   return address;
 }
 
-std::string holder_name(const char* program) {
+std::string holder_name(const char* program, const std::string& on_behalf_of) {
   std::array<char, 256> host{};
   if (gethostname(host.data(), host.size() - 1) != 0) host = {"unknown"};
-  return fmt::format("{} on {}, pid {}", program, host.data(), getpid());
+  return fmt::format("{}{}{} on {}, pid {}", on_behalf_of, on_behalf_of.empty() ? "" : ", ", program, host.data(), getpid());
 }
 
 }  // namespace agro

@@ -56,7 +56,8 @@ void add_busy_poll_option(CLI::App& app, Duration& most);
 /// in other directories. A path that would be too long for a socket stays as it is.
 Address absolute_address(Address address);
 
-/// "agroblock on host7, pid 4711".
-std::string holder_name(const char* program);
+/// "agroblock on host7, pid 4711"; with `on_behalf_of` "csi node n1, agroblock on host7, pid 4711".
+std::string holder_name(const char* program, const std::string& on_behalf_of = "");
+inline constexpr const char* kHolderHelp = "for whom it is open, as others are told who find it open";
 
 }  // namespace agro

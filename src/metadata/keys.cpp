@@ -20,6 +20,8 @@ std::string lock(VolumeId volume) { return volume_prefix(volume) + "lock"; }
 std::string epoch(VolumeId volume) { return volume_prefix(volume) + "epoch"; }
 std::string degraded(VolumeId volume) { return volume_prefix(volume) + "degraded"; }
 std::string health(VolumeId volume) { return volume_prefix(volume) + "health"; }
+std::string published(VolumeId volume) { return volume_prefix(volume) + "published"; }
+std::string node(std::string_view id) { return std::string(kNodes) + std::string(id); }
 std::string snapshots_prefix(VolumeId volume) {
   return fmt::format("{}{}@", kVolumeState, volume_text(volume));
 }

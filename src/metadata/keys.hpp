@@ -49,6 +49,10 @@ std::string lock(VolumeId volume);
 std::string epoch(VolumeId volume);
 std::string degraded(VolumeId volume);
 std::string health(VolumeId volume);
+std::string published(VolumeId volume);
+/// A machine that runs the node half of agrocsi.
+inline constexpr std::string_view kNodes = "/agro/v1/nodes/";
+std::string node(std::string_view id);
 
 /// Prefix of the snapshots of a volume; outside of volume_prefix(), which writers read often, and inside of
 /// kVolumeState, so that one list has heads and snapshots as they were at one time.

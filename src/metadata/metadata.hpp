@@ -9,6 +9,7 @@
 // sections 2, 4, 5.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -62,6 +63,12 @@ struct PeerView {
   bool alive = false;  // its lease is held
   /// Everything it holds is where this version of the ring wants it, or was when it said so.
   std::uint64_t settled_version = 0;
+};
+
+/// What an orchestrator wants to know of a volume besides its record.
+struct VolumeUse {
+  std::vector<Publication> publications;  // sorted by node
+  std::string health;                     // what is wrong with it; empty: nothing
 };
 
 /// Where a volume's log stands, for those who do not write it.
@@ -228,6 +235,23 @@ class Metadata {
   Task<void> set_health(VolumeId volume, Epoch epoch, std::uint64_t lease, std::string text);
   /// What its writer says is wrong with it; empty: nothing, or nobody has it open.
   Task<std::string> health_of(VolumeId volume);
+
+  // --- where volumes may be used, as an orchestrator says it ---
+  /// Errors: invalid_argument (the id: as volume names).
+  Task<void> register_node(std::string id);
+  /// Errors: not_found.
+  Task<NodeRecord> find_node(std::string id);
+  /// Sorted by node.
+  Task<std::vector<Publication>> publications(VolumeId volume);
+  /// Of all volumes that are published or not well, at one revision.
+  Task<std::map<VolumeId, VolumeUse>> volume_uses();
+  /// Idempotent. Errors: not_found (the volume); locked, when another node has it, naming that; already_exists, when this
+  /// node has it on other terms.
+  Task<void> publish_volume(VolumeId volume, Publication publication);
+  /// The node may not use the volume any more. A writer that has it open there, which is one whose VolumeLock::holder
+  /// starts with `holder`, loses lock and lease; and whoever was cut off there cannot come back, because the epoch moves.
+  /// Returns the writer that was evicted, if any; nothing happens where the volume is not published to the node.
+  Task<std::optional<VolumeLock>> unpublish_volume(VolumeId volume, std::string node, std::string holder);
 
   // --- peers ---
   /// Makes or replaces the durable record, and marks the peer alive for as long as `lease` is held.

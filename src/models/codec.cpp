@@ -360,6 +360,40 @@ Result<RingSpec> decode_ring(std::string_view bytes) {
   return read_ring(message, 1);
 }
 
+std::string encode(const std::vector<Publication>& records) {
+  v1::Publications message;
+  for (const Publication& record : records) {
+    v1::Publication* node = message.add_nodes();
+    node->set_node(record.node);
+    node->set_read_only(record.read_only);
+    node->set_access_mode(record.access_mode);
+  }
+  return to_bytes(message);
+}
+
+Result<std::vector<Publication>> decode_publications(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::Publications>(bytes, "publications"));
+  std::vector<Publication> records;
+  for (const v1::Publication& node : message.nodes()) {
+    if (node.node().empty()) return bad("publications", "node");
+    records.push_back({node.node(), node.read_only(), node.access_mode()});
+  }
+  return records;
+}
+
+std::string encode(const NodeRecord& record) {
+  v1::Node message;
+  message.set_id(record.id);
+  message.set_registered_unix_ms(record.registered_unix_ms);
+  return to_bytes(message);
+}
+
+Result<NodeRecord> decode_node(std::string_view bytes) {
+  AGRO_TRY(const auto message, parse<v1::Node>(bytes, "node"));
+  if (message.id().empty()) return bad("node", "id");
+  return NodeRecord{message.id(), message.registered_unix_ms()};
+}
+
 std::string encode(const Tombstone& record) {
   v1::Tombstone message;
   message.set_volume(record.volume.value);

@@ -30,12 +30,16 @@ std::string encode(const VolumeLock& record);
 std::string encode(const PeerRecord& record);
 /// Shape: overrides ascend by group and name min(replication, members) members each.
 std::string encode(const RingSpec& record);
+std::string encode(const std::vector<Publication>& records);
+std::string encode(const NodeRecord& record);
 std::string encode(const Tombstone& record);
 std::string encode(const PeerReport& report);
 std::string encode(const ScrubState& state);
 
 /// Errors of all: corrupt.
 Result<ClusterRecord> decode_cluster(std::string_view bytes);
+Result<std::vector<Publication>> decode_publications(std::string_view bytes);
+Result<NodeRecord> decode_node(std::string_view bytes);
 Result<VolumeRecord> decode_volume(std::string_view bytes);
 Result<VolumeHead> decode_volume_head(std::string_view bytes);
 /// Also corrupt: a head without a checkpoint or an end of its log.

@@ -171,6 +171,16 @@ TEST(CodecTest, DamageIsCorrupt) {
       Errc::corrupt);
   EXPECT_EQ(decode_peer("").code(), Errc::corrupt);
   EXPECT_EQ(decode_tombstone("").code(), Errc::corrupt);
+  EXPECT_EQ(decode_node("").code(), Errc::corrupt);
+  EXPECT_EQ(decode_publications(encode(std::vector<Publication>{{"", false, 1}})).code(), Errc::corrupt);
+}
+
+TEST(CodecTest, WhereVolumesMayBeUsed) {
+  const std::vector<Publication> publications{{"node-1", false, 1}, {"node-2", true, 7}};
+  EXPECT_EQ(decode_publications(encode(publications)), publications);
+  EXPECT_EQ(encode(std::vector<Publication>{{"n", true, 2}}), "\x0a\x07\x0a\x01n\x10\x01\x18\x02");
+  const NodeRecord node{.id = "node-1", .registered_unix_ms = 3};
+  EXPECT_EQ(decode_node(encode(node)), node);
 }
 
 // Goal: rings nest one deep, and kinds of later versions are named as such.

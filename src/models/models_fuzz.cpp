@@ -19,7 +19,7 @@ void check(Decode decode, std::string_view bytes) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
-  switch (data[0] % 11) {
+  switch (data[0] % 13) {
     case 0:
       check(agro::decode_cluster, bytes);
       break;
@@ -49,6 +49,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       break;
     case 9:
       check(agro::decode_snapshot, bytes);
+      break;
+    case 10:
+      check(agro::decode_publications, bytes);
+      break;
+    case 11:
+      check(agro::decode_node, bytes);
       break;
     default:
       check(agro::decode_snapshot_request, bytes);

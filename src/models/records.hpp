@@ -119,6 +119,23 @@ struct PeerRecord {
   bool operator==(const PeerRecord&) const = default;
 };
 
+/// A machine that may use a volume, as the orchestrator (CSI) said.
+struct Publication {
+  std::string node;
+  bool read_only = false;
+  std::uint32_t access_mode = 0;  // as csi.v1.VolumeCapability.AccessMode.Mode
+
+  bool operator==(const Publication&) const = default;
+};
+
+/// A machine that runs the node half of agrocsi.
+struct NodeRecord {
+  std::string id;
+  std::int64_t registered_unix_ms = 0;
+
+  bool operator==(const NodeRecord&) const = default;
+};
+
 /// A deleted volume whose blocks are still to be removed from some peers.
 struct Tombstone {
   VolumeId volume;
