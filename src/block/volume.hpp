@@ -158,7 +158,7 @@ class Volume final : public BlockDevice {
  private:
   /// Peers are asked for it every second.
   static constexpr Duration kSpaceIsTold = std::chrono::seconds(2);
-  static constexpr double kScarceShare = 0.125;  // of the peers' space left: users are slowed down
+  static constexpr double kScarceShare = 0.0625;  // of the peers' space left: users are slowed down
 
   struct OpenSegment {
     SegmentBuilder builder;
@@ -254,17 +254,20 @@ class Volume final : public BlockDevice {
   Awaitable<void> wait_for_fetches(std::uint64_t lba, std::uint64_t count);
 
   // volume_checkpoint.cpp
+  std::uint64_t dead_bytes() const;
+  bool dead_bytes_are_missed() const;
   bool checkpoint_is_due() const;
   bool has_many_dirty_pages() const;
   Task<void> checkpoint_locked();
   Task<void> write_inode(std::vector<PageKey>& taken, std::vector<PageKey> moving,
                          std::uint64_t covered, BlockRef& root);
-  void delete_blocks(std::vector<BlockRef> refs);
+  /// `size`: bytes of data in them, for free_share().
+  void delete_blocks(std::vector<BlockRef> refs, std::uint64_t size = 0);
   bool is_pinned(const BlockRef& ref) const;
   void note_pinned(const LogHead& head);
   void pin_head(const LogHead& head);
   void pin_map();
-  Job remove_blocks(std::vector<BlockRef> refs);
+  Job remove_blocks(std::vector<BlockRef> refs, std::uint64_t size);
   Job checkpoint_when_due();
   void note_space_shortage();
   void end_space_shortage();
@@ -314,6 +317,7 @@ class Volume final : public BlockDevice {
   std::size_t move_block(const std::vector<Moved>& moved, std::size_t begin, std::size_t end);
   /// Drops what is to be moved out of blocks that were freed meanwhile; false: nothing was.
   bool drop_freed(const std::vector<Victim>& victims, std::vector<Moved>& moved) const;
+  double free_share(bool soon) const;
   bool is_space_scarce() const;
   double garbage_ratio_limit() const;
   bool is_busy() const { return busy_; }
@@ -352,7 +356,9 @@ class Volume final : public BlockDevice {
   std::uint64_t written_sectors_ = 0;         // by users, ever
   std::uint64_t read_count_ = 0;
   std::vector<BlockRef> doomed_;              // to delete after the next commit
+  std::uint64_t doomed_bytes_ = 0;            // of data in them
   std::size_t removal_count_ = 0;             // under way
+  std::uint64_t removing_bytes_ = 0;          // of data in them
   std::uint64_t cleaned_bytes_ = 0;
   bool busy_ = false;                         // users read or wrote lately
   TimePoint paced_until_;                     // users open no segment before

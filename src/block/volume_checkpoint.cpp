@@ -23,14 +23,24 @@ bool Volume::has_many_dirty_pages() const {
   return dirty >= kFew && dirty >= map_.map().resident_pages().size() / 4;
 }
 
+std::uint64_t Volume::dead_bytes() const {
+  return (map_.dead_sector_count() + map_.dead_count()) * kSectorSize;
+}
+
+/// Whether what is dead would be a good part of what is left.
+bool Volume::dead_bytes_are_missed() const {
+  const double some = static_cast<double>(backend_.space().size) * kScarceShare / 2;
+  const double dead = static_cast<double>(dead_bytes());
+  return is_space_scarce() && dead >= std::min(static_cast<double>(options_.dead_bytes_max) / 4,
+                                               some / blockset_->copy_count());
+}
+
 bool Volume::checkpoint_is_due() const {
-  const std::uint64_t dead_bytes =
-      map_.dead_sector_count() * kSectorSize + map_.dead_count() * kSectorSize;
   return log_bytes_ >= options_.checkpoint_after_bytes ||
          log_blocks_ >= options_.checkpoint_after_blocks ||
          (map_share_.is_over() && has_many_dirty_pages()) ||
-         dead_bytes >= options_.dead_bytes_max || (short_of_space_ && map_.dead_count() > 0) ||
-         (dead_bytes >= options_.dead_bytes_max / 4 && is_space_scarce());
+         dead_bytes() >= options_.dead_bytes_max || (short_of_space_ && map_.dead_count() > 0) ||
+         dead_bytes_are_missed();
 }
 
 Task<void> Volume::checkpoint() {
@@ -43,6 +53,7 @@ Task<void> Volume::checkpoint_locked() {
   // The instant of the checkpoint: no await from here to begin_checkpoint().
   seal();
   const std::uint64_t covered = last_sequence_;
+  doomed_bytes_ += dead_bytes();
   const std::vector<BlockRef> dead = map_.take_dead(lineage_);
   doomed_.insert(doomed_.end(), dead.begin(), dead.end());
   if (AGRO_MUTANT(kFreedBeforeCommit)) delete_blocks(std::exchange(doomed_, {}));
@@ -80,7 +91,7 @@ Task<void> Volume::checkpoint_locked() {
   std::vector<BlockRef> refs = std::exchange(doomed_, {});
   const std::vector<BlockRef> garbage = inode_.take_garbage();
   refs.insert(refs.end(), garbage.begin(), garbage.end());
-  delete_blocks(std::move(refs));
+  delete_blocks(std::move(refs), std::exchange(doomed_bytes_, 0));
   co_return Result<void>();
 }
 
@@ -103,14 +114,15 @@ Task<void> Volume::write_inode(std::vector<PageKey>& taken, std::vector<PageKey>
 }
 
 /// Deletes what nobody needs but perhaps a snapshot or another volume: what is one of those is gc's.
-void Volume::delete_blocks(std::vector<BlockRef> refs) {
+void Volume::delete_blocks(std::vector<BlockRef> refs, std::uint64_t size) {
   std::erase_if(refs, [this](const BlockRef& ref) { return is_pinned(ref); });
   if (refs.empty()) return;
   ++removal_count_;
-  jobs_.spawn(remove_blocks(std::move(refs)));
+  removing_bytes_ += size;
+  jobs_.spawn(remove_blocks(std::move(refs), size));
 }
 
-Job Volume::remove_blocks(std::vector<BlockRef> refs) {
+Job Volume::remove_blocks(std::vector<BlockRef> refs, std::uint64_t size) {
   for (std::size_t begin = 0; begin < refs.size(); begin += kRemovesAtOnce) {
     const std::size_t end = std::min(begin + kRemovesAtOnce, refs.size());
     std::vector<BlockRef> batch(refs.begin() + static_cast<std::ptrdiff_t>(begin),
@@ -123,6 +135,7 @@ Job Volume::remove_blocks(std::vector<BlockRef> refs) {
     }
   }
   --removal_count_;
+  removing_bytes_ -= size;
   progress_.notify_all();
 }
 

@@ -16,6 +16,7 @@ namespace {
 constexpr double kRatioIdle = 1.25;     // stored / live, above which an idle volume is cleaned
 constexpr double kRatioBusy = 2.0;      // the same while users write
 constexpr double kRatioUrgent = 1.05;   // when the peers run out of space
+constexpr double kCleanedShare = 0.04;  // of the peers' space that this keeps free
 constexpr std::uint64_t kSmallBlocksIdle = 256;   // blocks beyond what the data needs
 constexpr std::uint64_t kSmallBlocksBusy = 65536;  // some 20 s of writes with a flush after each
 constexpr std::uint64_t kSlackBlocks = 16;        // garbage that is not worth a look
@@ -27,14 +28,20 @@ constexpr Duration kLookAgain = std::chrono::milliseconds(200);
 
 }  // namespace
 
-bool Volume::is_space_scarce() const {
+/// What peers say is free, or will be soon: once what is dead or being deleted is gone.
+double Volume::free_share(bool soon) const {
   const Space space = backend_.space();
-  return short_of_space_ || (space.size > 0 && static_cast<double>(space.available) <
-                                                  static_cast<double>(space.size) * kScarceShare);
+  if (space.size == 0) return 1;
+  const std::uint64_t coming = (dead_bytes() + doomed_bytes_ + removing_bytes_) * blockset_->copy_count();
+  return static_cast<double>(space.available + (soon ? coming : 0)) / static_cast<double>(space.size);
 }
 
+bool Volume::is_space_scarce() const { return short_of_space_ || free_share(false) < kScarceShare; }
+
+/// Cleaning as late as can be moves the least: blocks go on getting emptier until their space is needed. What
+/// waits for a checkpoint only is no reason to move more.
 double Volume::garbage_ratio_limit() const {
-  if (is_space_scarce()) return kRatioUrgent;
+  if (short_of_space_ || free_share(true) < kCleanedShare) return kRatioUrgent;
   return is_busy() ? kRatioBusy : kRatioIdle;
 }
 
