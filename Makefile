@@ -74,7 +74,7 @@ sim:
 # Unit tests and SEEDS seeds of the simulator under AddressSanitizer and UBSan, built by clang, which also flags dropped co_await
 # results.
 asan: asan-build
-	@$(FIXED_ADDRESSES) ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -E '^(integration|cluster|guest|sim)\.|^docs\.commands'
+	@$(FIXED_ADDRESSES) ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -E '^(integration|cluster|guest|sim|kubernetes)\.|^docs\.commands'
 	@$(FIXED_ADDRESSES) $(BUILD)/asan/bin/agro-sim --seeds $(SEEDS) --ticks 100 --jobs $(JOBS) --out $(BUILD)/sim-failures
 
 # The libFuzzer programs are part of this build.
