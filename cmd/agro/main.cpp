@@ -234,6 +234,7 @@ void add_standalone_options(CLI::App& app, StandaloneOptions& options) {
                   "memory per open volume for sectors read (default 64MiB)");
   options.map_memory = kMapMemoryDefault;
   add_map_memory_option(app, options.map_memory);
+  add_tls_options(app, options.tls);
   options.write_buffer = 64 * kMiB;
   add_size_option(app, "--write-buffer", options.write_buffer,
                   "memory per open volume for writes on their way (default 64MiB)");

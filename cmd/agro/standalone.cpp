@@ -225,7 +225,7 @@ Task<void> start_all(SystemEnv& system, Standalone& node, StandaloneOptions& opt
   manager.volume.read_cache_size = options.read_cache;
   manager.volume.in_flight_size_max = options.write_buffer;
   manager.volume.map_memory = std::make_shared<MapMemory>(options.map_memory);
-  AGRO_CO_TRY(node.serving, co_await Serving::start(env, *node.kv, std::move(manager)));
+  AGRO_CO_TRY(node.serving, co_await Serving::start(env, *node.kv, std::move(manager), options.tls));
   for (const std::unique_ptr<PeerNode>& peer : node.peers) {
     node.serving->cluster().add_local_peer(peer->service());
     node.serving->source().add_peer(*peer);

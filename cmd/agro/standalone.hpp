@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/system_env.hpp"
+#include "common/serving.hpp"
 #include "node/peer_node.hpp"
 
 namespace agro {
@@ -25,6 +26,7 @@ struct StandaloneOptions {
   std::uint64_t read_cache = 0;       // bytes
   std::uint64_t map_memory = 0;       // bytes
   std::uint64_t write_buffer = 0;     // bytes
+  TlsOptions tls;
   BackgroundOptions background;
 };
 

@@ -25,6 +25,7 @@ struct ServeOptions {
   std::uint64_t read_cache = 64 * kMiB;
   std::uint64_t write_buffer = 64 * kMiB;
   std::uint64_t map_memory = kMapMemoryDefault;
+  TlsOptions tls;
 };
 
 Result<std::vector<Address>> parse_all(const std::vector<std::string>& texts) {
@@ -55,7 +56,7 @@ Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
   manager.volume.in_flight_size_max = options.write_buffer;
   manager.volume.map_memory = std::make_shared<MapMemory>(options.map_memory);
   AGRO_CO_TRY(const std::unique_ptr<Serving> serving,
-              co_await Serving::start(system.env(), kv, std::move(manager)));
+              co_await Serving::start(system.env(), kv, std::move(manager), options.tls));
   Result<void> outcome = co_await check_volumes(*serving, options.volumes);
   if (outcome.has_value()) outcome = co_await check_volumes(*serving, options.force_recovery);
   if (outcome.has_value()) outcome = co_await serving->listen_nbd(listen);
@@ -110,6 +111,7 @@ int run(int argc, char** argv) {
   add_map_memory_option(*serve_command, options.map_memory);
   add_size_option(*serve_command, "--write-buffer", options.write_buffer,
                   "memory per open volume for writes on their way (default 64MiB)");
+  add_tls_options(*serve_command, options.tls);
   Duration busy_poll;
   add_busy_poll_option(*serve_command, busy_poll);
   NbdOptions nbd_options;

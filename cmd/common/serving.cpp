@@ -10,13 +10,26 @@
 
 namespace agro {
 
-Task<std::unique_ptr<Serving>> Serving::start(Env& env, Kv& kv, VolumeManagerOptions options) {
+void add_tls_options(CLI::App& app, TlsOptions& options) {
+  CLI::Option* certificates =
+      app.add_option("--tls-certificates", options.certificates,
+                     "NBD clients must use TLS; this folder has server-cert.pem and server-key.pem, and ca-cert.pem for --tls-verify-peer")
+          ->type_name("DIR");
+  app.add_flag("--tls-verify-peer", options.verify_clients, "NBD clients must show a certificate that ca-cert.pem signed")
+      ->needs(certificates);
+}
+
+Task<std::unique_ptr<Serving>> Serving::start(Env& env, Kv& kv, VolumeManagerOptions options, TlsOptions tls) {
   std::unique_ptr<Serving> serving(new Serving(env));
+  nbd::ServerOptions server;
+  if (!tls.certificates.empty()) {
+    AGRO_CO_TRY(server.tls, nbd::TlsContext::for_server(tls.certificates, tls.verify_clients));
+  }
   AGRO_CO_TRY(serving->cluster_, co_await ClusterClient::start(env, kv));
   serving->manager_ =
       std::make_unique<VolumeManager>(env, kv, *serving->cluster_, std::move(options));
   serving->server_ =
-      std::make_unique<nbd::Server>(env.executor, env.clock, env.metrics, *serving->manager_);
+      std::make_unique<nbd::Server>(env.executor, env.clock, env.metrics, *serving->manager_, std::move(server));
   serving->source_ = std::make_unique<ClusterSource>(env, *serving->cluster_);
   serving->source_->set_manager(*serving->manager_);
   serving->http_server_ = std::make_unique<http::Server>(env, *serving->source_);

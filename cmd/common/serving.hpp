@@ -14,11 +14,18 @@
 
 namespace agro {
 
+/// --tls-certificates and --tls-verify-peer.
+struct TlsOptions {
+  std::string certificates;  // a folder; empty: no TLS
+  bool verify_clients = false;
+};
+void add_tls_options(CLI::App& app, TlsOptions& options);
+
 /// Cluster client, volume manager, NBD server and HTTP server, started and stopped in order.
 class Serving {
  public:
-  /// Errors: those of ClusterClient::start. `env` and `kv` outlive it.
-  static Task<std::unique_ptr<Serving>> start(Env& env, Kv& kv, VolumeManagerOptions options);
+  /// Errors: those of ClusterClient::start; invalid_argument (certificates). `env` and `kv` outlive it.
+  static Task<std::unique_ptr<Serving>> start(Env& env, Kv& kv, VolumeManagerOptions options, TlsOptions tls = {});
 
   ClusterClient& cluster() { return *cluster_; }
   VolumeManager& manager() { return *manager_; }

@@ -39,8 +39,9 @@ OptionReplyType to_reply_type(Errc code) {
 /// The state of one handshake.
 class Handshake {
  public:
-  Handshake(Stream& stream, InputBuffer& input, DeviceProvider& provider)
-      : stream_(stream), input_(input), provider_(provider) {}
+  Handshake(std::unique_ptr<Stream>& stream, InputBuffer& input, DeviceProvider& provider,
+            std::shared_ptr<const TlsContext> tls)
+      : stream_(stream), input_(input), provider_(provider), tls_(std::move(tls)) {}
 
   /// The greeting and the client's flags.
   Task<void> greet();
@@ -50,6 +51,8 @@ class Handshake {
 
  private:
   Task<void> skip(std::size_t size);
+  bool needs_tls(Option option) const;
+  Task<void> start_tls();
   Task<bool> serve(Option option, std::string data);
   Task<bool> serve_export_name(std::string name);
   Task<bool> serve_info_or_go(Option option, std::string data);
@@ -60,9 +63,11 @@ class Handshake {
   void reply(Option option, OptionReplyType type, std::string_view data = {});
   Task<void> send();
 
-  Stream& stream_;
+  std::unique_ptr<Stream>& stream_;
   InputBuffer& input_;
   DeviceProvider& provider_;
+  std::shared_ptr<const TlsContext> tls_;  // none: no TLS
+  bool is_secure_ = false;
   std::string output_;
   bool fixed_ = false;
   bool no_zeroes_ = false;
@@ -83,7 +88,7 @@ Task<void> Handshake::send() {
   const std::string output = std::exchange(output_, {});
   std::vector<ConstBytes> parts;
   parts.push_back(as_bytes(output));
-  co_return co_await stream_.write(std::move(parts));
+  co_return co_await stream_->write(std::move(parts));
 }
 
 Task<void> Handshake::greet() {
@@ -91,7 +96,7 @@ Task<void> Handshake::greet() {
   encode_greeting(greeting, kFixedNewstyle | kNoZeroes);
   output_ += as_text(greeting);
   AGRO_CO_TRY_OK(co_await send());
-  AGRO_CO_TRY_OK(co_await input_.fill(stream_, kClientFlagsSize, input_.capacity()));
+  AGRO_CO_TRY_OK(co_await input_.fill(*stream_, kClientFlagsSize, input_.capacity()));
   const auto flags = load_be<std::uint32_t>(input_.bytes());
   input_.consume(kClientFlagsSize);
   if ((flags & ~std::uint32_t{kFixedNewstyle | kNoZeroes}) != 0) {
@@ -104,7 +109,7 @@ Task<void> Handshake::greet() {
 
 Task<void> Handshake::skip(std::size_t size) {
   while (size > 0) {
-    if (input_.size() == 0) AGRO_CO_TRY_OK(co_await input_.fill(stream_, 1, input_.capacity()));
+    if (input_.size() == 0) AGRO_CO_TRY_OK(co_await input_.fill(*stream_, 1, input_.capacity()));
     const std::size_t count = std::min(size, input_.size());
     input_.consume(count);
     size -= count;
@@ -113,7 +118,7 @@ Task<void> Handshake::skip(std::size_t size) {
 }
 
 Task<bool> Handshake::serve_option() {
-  AGRO_CO_TRY_OK(co_await input_.fill(stream_, kOptionHeaderSize, input_.capacity()));
+  AGRO_CO_TRY_OK(co_await input_.fill(*stream_, kOptionHeaderSize, input_.capacity()));
   AGRO_CO_TRY(const OptionHeader header, decode_option_header(input_.bytes()));
   input_.consume(kOptionHeaderSize);
   if (!fixed_ && header.option != Option::export_name) {
@@ -133,7 +138,7 @@ Task<bool> Handshake::serve_option() {
     AGRO_CO_TRY_OK(co_await send());
     co_return false;
   }
-  AGRO_CO_TRY_OK(co_await input_.fill(stream_, header.size, input_.capacity()));
+  AGRO_CO_TRY_OK(co_await input_.fill(*stream_, header.size, input_.capacity()));
   std::string data(as_text(input_.bytes().first(header.size)));
   input_.consume(header.size);
   AGRO_CO_TRY(const bool ended, co_await serve(header.option, std::move(data)));
@@ -145,7 +150,37 @@ Task<bool> Handshake::serve_option() {
   co_return ended;
 }
 
+/// Whether `option` is one that a server with certificates does not serve in the clear.
+bool Handshake::needs_tls(Option option) const {
+  return tls_ != nullptr && !is_secure_ && option != Option::start_tls && option != Option::abort;
+}
+
+Task<void> Handshake::start_tls() {
+  if (tls_ == nullptr) {
+    reply(Option::start_tls, OptionReplyType::error_unsupported, "this server has no TLS: --tls-certificates gives it some");
+    co_return Result<void>();
+  }
+  if (is_secure_) {
+    reply(Option::start_tls, OptionReplyType::error_invalid, "TLS is on already");
+    co_return Result<void>();
+  }
+  // Who has a hand in the connection could put these before what the client says later, inside of TLS.
+  if (input_.size() > 0) co_return fail(Errc::protocol_error, "bytes in the clear behind STARTTLS");
+  reply(Option::start_tls, OptionReplyType::ack);
+  AGRO_CO_TRY_OK(co_await send());
+  auto secure = std::make_unique<TlsStream>(std::move(stream_), tls_);
+  TlsStream& started = *secure;
+  stream_ = std::move(secure);
+  is_secure_ = true;
+  co_return co_await started.start();
+}
+
 Task<bool> Handshake::serve(Option option, std::string data) {
+  if (needs_tls(option)) {
+    if (option == Option::export_name) co_return fail(Errc::protocol_error, "an export without TLS, which this server wants");
+    reply(option, OptionReplyType::error_tls_required, "this server wants TLS: send STARTTLS first");
+    co_return false;
+  }
   const bool wants_no_data = option == Option::abort || option == Option::list ||
                              option == Option::start_tls || option == Option::structured_reply;
   if (wants_no_data && !data.empty()) {
@@ -175,7 +210,7 @@ Task<bool> Handshake::serve(Option option, std::string data) {
       serve_meta_context(option, data);
       break;
     case Option::start_tls:
-      reply(option, OptionReplyType::error_unsupported, "this server has no TLS");
+      AGRO_CO_TRY_OK(co_await start_tls());
       break;
     default:
       reply(option, OptionReplyType::error_unsupported, "unknown option");
@@ -297,9 +332,9 @@ std::uint16_t transmission_flags(bool read_only, bool structured_replies) {
   return static_cast<std::uint16_t>(flags);
 }
 
-Task<std::optional<Session>> negotiate(Stream& stream, InputBuffer& input,
-                                       DeviceProvider& provider) {
-  Handshake handshake(stream, input, provider);
+Task<std::optional<Session>> negotiate(std::unique_ptr<Stream>& stream, InputBuffer& input,
+                                       DeviceProvider& provider, std::shared_ptr<const TlsContext> tls) {
+  Handshake handshake(stream, input, provider, std::move(tls));
   AGRO_CO_TRY_OK(co_await handshake.greet());
   for (bool ended = false; !ended;) {
     AGRO_CO_TRY(ended, co_await handshake.serve_option());

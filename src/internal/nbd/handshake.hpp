@@ -12,6 +12,7 @@
 #include "block/block_device.hpp"
 #include "internal/nbd/buffers.hpp"
 #include "internal/nbd/protocol.hpp"
+#include "internal/nbd/tls.hpp"
 
 namespace agro::nbd {
 
@@ -31,10 +32,11 @@ std::uint16_t transmission_flags(bool read_only, bool structured_replies);
 
 /// Haggles with the client on `stream` until it has chosen an export; nullopt when it went away by
 /// ABORT, as clients that only look do. Bytes that follow the handshake stay in `input`.
-/// Lifetime: all arguments outlive the await.
+/// With `tls` nothing but STARTTLS and ABORT is served before TLS, and `stream` becomes a TlsStream over what it was; without it there is none.
+/// Lifetime: all arguments outlive the await; who closes `stream` meanwhile looks it up each time.
 /// Errors: closed; protocol_error; not_found and others of open() after EXPORT_NAME, which knows no
 /// error reply.
-Task<std::optional<Session>> negotiate(Stream& stream, InputBuffer& input,
-                                       DeviceProvider& provider);
+Task<std::optional<Session>> negotiate(std::unique_ptr<Stream>& stream, InputBuffer& input,
+                                       DeviceProvider& provider, std::shared_ptr<const TlsContext> tls = nullptr);
 
 }  // namespace agro::nbd

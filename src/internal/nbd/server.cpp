@@ -103,7 +103,7 @@ Task<void> Server::run_phases(std::shared_ptr<Connection> connection) {
         connection->stream->close();
       });
   Result<std::optional<Session>> session =
-      co_await negotiate(*connection->stream, connection->input, provider_);
+      co_await negotiate(connection->stream, connection->input, provider_, options_.tls);
   clock_.cancel(timer);
   if (!session.has_value()) co_return fail(std::move(session).error());
   if (!session->has_value() || is_stopping_) co_return Result<void>();

@@ -25,6 +25,8 @@ struct ServerOptions {
   Duration drain_timeout = std::chrono::seconds(5);
   /// Further connections are closed at once.
   std::size_t connection_count_max = 1024;
+  /// Clients must begin TLS with these certificates; none: there is no TLS.
+  std::shared_ptr<const TlsContext> tls = nullptr;
 };
 
 class Server {
