@@ -225,11 +225,12 @@ Task<void> start_all(SystemEnv& system, Standalone& node, StandaloneOptions& opt
   manager.volume.read_cache_size = options.read_cache;
   manager.volume.in_flight_size_max = options.write_buffer;
   manager.volume.map_memory = std::make_shared<MapMemory>(options.map_memory);
-  AGRO_CO_TRY(node.serving, co_await Serving::start(env, *node.kv, std::move(manager), options.tls));
+  AGRO_CO_TRY(node.serving, co_await Serving::start(env, *node.kv, std::move(manager)));
   for (const std::unique_ptr<PeerNode>& peer : node.peers) {
     node.serving->cluster().add_local_peer(peer->service());
     node.serving->source().add_peer(*peer);
   }
+  AGRO_CO_TRY_OK(node.serving->use_tls(options.tls));
   AGRO_CO_TRY_OK(co_await node.serving->listen_nbd(nbd));
   AGRO_CO_TRY_OK(co_await node.serving->listen_http(http));
   AGRO_CO_TRY(const std::vector<VolumeRecord> volumes, co_await metadata.list_volumes());

@@ -56,9 +56,10 @@ Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
   manager.volume.in_flight_size_max = options.write_buffer;
   manager.volume.map_memory = std::make_shared<MapMemory>(options.map_memory);
   AGRO_CO_TRY(const std::unique_ptr<Serving> serving,
-              co_await Serving::start(system.env(), kv, std::move(manager), options.tls));
+              co_await Serving::start(system.env(), kv, std::move(manager)));
   Result<void> outcome = co_await check_volumes(*serving, options.volumes);
   if (outcome.has_value()) outcome = co_await check_volumes(*serving, options.force_recovery);
+  if (outcome.has_value()) outcome = serving->use_tls(options.tls);
   if (outcome.has_value()) outcome = co_await serving->listen_nbd(listen);
   if (outcome.has_value()) outcome = co_await serving->listen_http(http);
   if (outcome.has_value()) {

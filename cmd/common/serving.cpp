@@ -19,21 +19,25 @@ void add_tls_options(CLI::App& app, TlsOptions& options) {
       ->needs(certificates);
 }
 
-Task<std::unique_ptr<Serving>> Serving::start(Env& env, Kv& kv, VolumeManagerOptions options, TlsOptions tls) {
+Task<std::unique_ptr<Serving>> Serving::start(Env& env, Kv& kv, VolumeManagerOptions options) {
   std::unique_ptr<Serving> serving(new Serving(env));
-  nbd::ServerOptions server;
-  if (!tls.certificates.empty()) {
-    AGRO_CO_TRY(server.tls, nbd::TlsContext::for_server(tls.certificates, tls.verify_clients));
-  }
   AGRO_CO_TRY(serving->cluster_, co_await ClusterClient::start(env, kv));
   serving->manager_ =
       std::make_unique<VolumeManager>(env, kv, *serving->cluster_, std::move(options));
   serving->server_ =
-      std::make_unique<nbd::Server>(env.executor, env.clock, env.metrics, *serving->manager_, std::move(server));
+      std::make_unique<nbd::Server>(env.executor, env.clock, env.metrics, *serving->manager_);
   serving->source_ = std::make_unique<ClusterSource>(env, *serving->cluster_);
   serving->source_->set_manager(*serving->manager_);
   serving->http_server_ = std::make_unique<http::Server>(env, *serving->source_);
   co_return std::move(serving);
+}
+
+Result<void> Serving::use_tls(const TlsOptions& options) {
+  if (options.certificates.empty()) return {};
+  AGRO_TRY(std::shared_ptr<const nbd::TlsContext> tls,
+           nbd::TlsContext::for_server(options.certificates, options.verify_clients));
+  server_->use_tls(std::move(tls));
+  return {};
 }
 
 Task<void> Serving::listen_nbd(std::vector<Address> addresses) {

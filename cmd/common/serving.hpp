@@ -24,13 +24,15 @@ void add_tls_options(CLI::App& app, TlsOptions& options);
 /// Cluster client, volume manager, NBD server and HTTP server, started and stopped in order.
 class Serving {
  public:
-  /// Errors: those of ClusterClient::start; invalid_argument (certificates). `env` and `kv` outlive it.
-  static Task<std::unique_ptr<Serving>> start(Env& env, Kv& kv, VolumeManagerOptions options, TlsOptions tls = {});
+  /// Errors: those of ClusterClient::start. `env` and `kv` outlive it.
+  static Task<std::unique_ptr<Serving>> start(Env& env, Kv& kv, VolumeManagerOptions options);
 
   ClusterClient& cluster() { return *cluster_; }
   VolumeManager& manager() { return *manager_; }
   ClusterSource& source() { return *source_; }
 
+  /// Before listen_nbd(). Errors: invalid_argument, naming the file and what is wrong with it.
+  Result<void> use_tls(const TlsOptions& options);
   /// Errors: already_exists, naming the address in use; io_error.
   Task<void> listen_nbd(std::vector<Address> addresses);
   Task<void> listen_http(std::vector<Address> addresses);

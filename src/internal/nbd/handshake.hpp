@@ -37,6 +37,6 @@ std::uint16_t transmission_flags(bool read_only, bool structured_replies);
 /// Errors: closed; protocol_error; not_found and others of open() after EXPORT_NAME, which knows no
 /// error reply.
 Task<std::optional<Session>> negotiate(std::unique_ptr<Stream>& stream, InputBuffer& input,
-                                       DeviceProvider& provider, std::shared_ptr<const TlsContext> tls = nullptr);
+                                       DeviceProvider& provider, std::shared_ptr<const TlsContext> tls);
 
 }  // namespace agro::nbd

@@ -39,6 +39,8 @@ class Server {
   /// Shape: stop() has returned, or the loop runs no more.
   ~Server();
 
+  /// From now on clients must begin TLS with these certificates; without them there is no TLS. Before any listen().
+  void use_tls(std::shared_ptr<const TlsContext> tls) { options_.tls = std::move(tls); }
   /// Listens on `address` and serves whoever connects; returns the address with its real port.
   /// Lifetime: `network` outlives the server. Errors: of Network::listen; closed after stop().
   Task<Address> listen(Network& network, Address address);
