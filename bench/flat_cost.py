@@ -205,6 +205,9 @@ class Bench:
                  f"{opened / MIB:,.0f} MiB resident, {(opened - before) / count / KIB:,.0f} KiB each")
         self.add("  and each written, flushed and read", used / MIB, f"{used / MIB:,.0f} MiB, {(used - before) / count / KIB:,.0f} KiB each",
                  1024, "at most 1 GiB")
+        time.sleep(12)  # volumes at rest give their buffers back at once
+        rest = resident(client)
+        self.add("  and at rest after that", rest / MIB, f"{rest / MIB:,.0f} MiB", 1024, "at most 1 GiB")
         for handle in handles:
             handle.shutdown()
         rig.stop()

@@ -126,6 +126,9 @@ class BufferPool {
   std::shared_ptr<AlignedBuffer> take();
 
   std::size_t buffer_size() const { return buffer_size_; }
+  std::size_t idle_count() const { return shelf_->idle.size(); }
+  /// Gives idle buffers back to the system.
+  void drop_idle() { shelf_->idle.clear(); }
 
  private:
   struct Shelf {

@@ -34,6 +34,11 @@ TEST(BytesTest, PoolReusesBuffers) {
     first.reset();
     survivor = pool.take();
     EXPECT_EQ(survivor->data(), address);
+    pool.take().reset();
+    EXPECT_EQ(pool.idle_count(), 1U);
+    pool.drop_idle();
+    EXPECT_EQ(pool.idle_count(), 0U);
+    EXPECT_EQ(pool.take()->size(), 12288U);
   }
   survivor->data()[0] = std::byte{1};
 }

@@ -230,6 +230,7 @@ Job Volume::clean_when_needed() {
     co_await wait_until(clean_wanted_, env_.clock, env_.clock.now() + kLookAgain);
     busy_ = user_activity() != activity_before;
     activity_before = user_activity();
+    if (!busy_) buffers_.drop_idle();  // of a thousand volumes few are used at a time
     end_space_shortage();
     if (short_of_space_ && map_.dead_count() > 0) checkpoint_wanted_.notify_all();
     while (!stopping_jobs_ && !failed_ && cleaning_is_needed()) {
