@@ -1,7 +1,10 @@
 // Ids, names, tokens, sizes, the node's state: all that the driver reads and that others may get wrong.
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "csi/checks.hpp"
+#include "csi/mounter.hpp"
 #include "csi/names.hpp"
 #include "csi/node_state.hpp"
 #include "csi/process.hpp"
@@ -118,6 +121,9 @@ TEST(CsiProcessTest, ToolsEndAndTell) {
   EXPECT_EQ(output->text, "out\nerr\n");
   EXPECT_EQ(run_tool({"no-such-program-of-agro"}, std::chrono::seconds(20)).code(), Errc::not_found);
   EXPECT_EQ(run_tool({"sleep", "1000"}, std::chrono::milliseconds(1)).code(), Errc::timed_out);
+  // Who says no more may still not end.
+  const std::vector<std::string> silent = {"sh", "-c", "exec >/dev/null 2>&1; exec sleep 1000"};
+  EXPECT_EQ(run_tool(silent, std::chrono::milliseconds(50)).code(), Errc::timed_out);
   const Result<std::string> failed = must_run({"sh", "-c", "echo why; exit 1"}, std::chrono::seconds(20));
   ASSERT_EQ(failed.code(), Errc::io_error);
   EXPECT_NE(failed.error().message.find("why"), std::string::npos);
@@ -135,6 +141,19 @@ TEST(CsiProcessTest, AProcessStaysUntilItIsAskedToEnd) {
   const Result<StayingProcess> ended = StayingProcess::start({"sh", "-c", "echo no luck >&2"}, log, std::chrono::seconds(20), line);
   ASSERT_EQ(ended.code(), Errc::io_error);
   EXPECT_NE(ended.error().message.find("no luck"), std::string::npos);
+}
+
+// Goal: what is empty may be formatted, what cannot be read may not. Method: a file of zeros, a folder and nothing at all; to
+// blkid they are one.
+TEST(CsiMounterTest, OnlyWhatCanBeReadIsEmpty) {
+  const std::string path = testing::TempDir() + "/csi_mounter_test.img";
+  std::ofstream(path, std::ios::binary) << std::string(2 << 20, 0);
+  const std::unique_ptr<Mounter> mounter = make_tool_mounter();
+  const Result<std::optional<std::string>> empty = mounter->file_system_of(path);
+  ASSERT_TRUE(empty.has_value()) << empty.error().to_string();
+  EXPECT_FALSE(empty->has_value());
+  EXPECT_EQ(mounter->file_system_of(path + ".none").code(), Errc::io_error);
+  EXPECT_EQ(mounter->file_system_of(testing::TempDir()).code(), Errc::io_error);
 }
 
 }  // namespace

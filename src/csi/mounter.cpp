@@ -18,11 +18,21 @@ using Json = nlohmann::ordered_json;
 constexpr Duration kQuick = std::chrono::seconds(30);
 constexpr Duration kSlow = std::chrono::minutes(10);  // mkfs of a large volume
 constexpr int kBlkidFoundNothing = 2;
+constexpr std::size_t kProbedSize = std::size_t{1} << 20;
 
 Result<std::string> read_whole(const std::string& path) {
   std::ifstream file(path);
   if (!file) return fail(Errc::not_found, path + " cannot be read");
   return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+/// blkid says the same of a device that is empty and of one that cannot be read, and the first is going to be formatted.
+Result<void> check_readable(const std::string& device) {
+  std::ifstream file(device, std::ios::binary);
+  std::vector<char> bytes(kProbedSize);
+  if (file) file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  if (!file.is_open() || file.bad() || file.gcount() == 0) return fail(Errc::io_error, device + " cannot be read");
+  return {};
 }
 
 Result<void> done(Result<std::string> output) {
@@ -38,6 +48,7 @@ class ToolMounter final : public Mounter {
   }
 
   Result<std::optional<std::string>> file_system_of(const std::string& device) override {
+    AGRO_TRY_OK(check_readable(device));
     AGRO_TRY(const ToolOutput output, run_tool({"blkid", "-p", "-s", "TYPE", "-o", "value", device}, kQuick));
     if (output.status == kBlkidFoundNothing) return std::optional<std::string>();
     if (output.status != 0) return fail(Errc::io_error, fmt::format("blkid {} failed: {}", device, output.text));

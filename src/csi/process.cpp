@@ -23,6 +23,7 @@ namespace {
 constexpr std::size_t kOutputMax = std::size_t{64} << 10;
 constexpr std::size_t kLogTail = 600;
 constexpr auto kLook = std::chrono::milliseconds(10);
+constexpr auto kLookSoon = std::chrono::milliseconds(1);
 
 using Steady = std::chrono::steady_clock;
 
@@ -92,6 +93,28 @@ int status_of(int wait_status) {
   return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
 }
 
+/// Waits for the end of a child, which is killed at the deadline; one that not even that ends is left alone.
+/// Errors: timed_out.
+Result<int> reap(pid_t pid, Steady::time_point deadline) {
+  constexpr auto kKillPatience = std::chrono::seconds(5);
+  bool killed = false;
+  while (true) {
+    int wait_status = 0;
+    const pid_t found = ::waitpid(pid, &wait_status, WNOHANG);
+    if (found == pid && killed) return fail(Errc::timed_out, "it was killed");
+    if (found == pid) return wait_status;
+    if (found < 0 && errno != EINTR) return fail(errno_error("wait for a process", errno));
+    const bool late = Steady::now() >= deadline;
+    if (late && killed) return fail(Errc::timed_out, "it cannot be killed");
+    if (late) {
+      ::kill(pid, SIGKILL);
+      killed = true;
+      deadline = Steady::now() + kKillPatience;
+    }
+    std::this_thread::sleep_for(kLookSoon);
+  }
+}
+
 std::string trimmed(std::string text) {
   while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
   for (char& letter : text)
@@ -117,21 +140,14 @@ Result<ToolOutput> run_tool(const std::vector<std::string>& words, Duration limi
   output.write = Descriptor();
   const Steady::time_point deadline = Steady::now() + limit;
   ToolOutput result;
-  bool timed_out = false;
   while (true) {
     const Result<bool> more = read_some(output.read, deadline, result.text);
-    if (!more.has_value()) {
-      timed_out = true;
-      ::kill(pid, SIGKILL);
-      break;
-    }
-    if (!*more) break;
+    if (!more.has_value() || !*more) break;  // late, or all was said
   }
-  int wait_status = 0;
-  while (::waitpid(pid, &wait_status, 0) < 0 && errno == EINTR) {
-  }
-  if (timed_out) return fail(Errc::timed_out, fmt::format("{} did not end in time", words[0]));
-  result.status = status_of(wait_status);
+  const Result<int> wait_status = reap(pid, deadline);
+  if (wait_status.code() == Errc::timed_out) return fail(Errc::timed_out, fmt::format("{} did not end in time", words[0]));
+  AGRO_TRY_OK(wait_status);
+  result.status = status_of(*wait_status);
   return result;
 }
 
