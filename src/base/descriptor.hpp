@@ -26,6 +26,8 @@ class Descriptor {
   }
   int get() const { return number_; }
   bool is_open() const { return number_ >= 0; }
+  /// Whoever gets the number closes it.
+  int release() { return std::exchange(number_, -1); }
 
  private:
   int number_;

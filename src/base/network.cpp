@@ -43,6 +43,14 @@ Result<Address> parse_address(std::string_view text) {
   return address;
 }
 
+Result<DetachedStream> Stream::detach() {
+  return fail(Errc::not_supported, peer_name() + ": this stream cannot change its loop");
+}
+
+Result<std::unique_ptr<Stream>> Network::adopt(DetachedStream detached) {
+  return fail(Errc::not_supported, detached.peer_name + ": this network takes no streams over");
+}
+
 Task<void> read_exactly(Stream& stream, MutableBytes out) {
   while (!out.empty()) {
     AGRO_CO_TRY(const std::size_t count, co_await stream.read_some(out));

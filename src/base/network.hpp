@@ -14,6 +14,7 @@
 #include "base/async.hpp"
 #include "base/bytes.hpp"
 #include "base/clock.hpp"
+#include "base/descriptor.hpp"
 
 namespace agro {
 
@@ -33,6 +34,12 @@ struct Address {
 /// Parses "unix:PATH" and "tcp:HOST:PORT". Errors: invalid_argument.
 Result<Address> parse_address(std::string_view text);
 
+/// A connection on its way from one loop to another; it belongs to none.
+struct DetachedStream {
+  Descriptor descriptor;
+  std::string peer_name;
+};
+
 /// A connected stream. Errors: closed (by either side, also reset), io_error.
 class Stream {
  public:
@@ -45,6 +52,9 @@ class Stream {
   virtual void close() = 0;
   /// For messages: "unix:/path" or "tcp:10.0.0.1:4711".
   virtual std::string peer_name() const = 0;
+  /// Takes the connection off its loop, for Network::adopt() of another; this stream is closed then.
+  /// Shape: no read or write is under way. Errors: closed; not_supported (nothing but real sockets can).
+  virtual Result<DetachedStream> detach();
 };
 
 /// Fills all of `out`.
@@ -69,6 +79,9 @@ class Network {
   /// Replaces a Unix socket's file that nobody listens on. Errors: already_exists when somebody
   /// does or the port is taken; io_error.
   virtual Task<std::unique_ptr<Listener>> listen(Address address) = 0;
+
+  /// Goes on with a connection that another loop detached. Errors: not_supported; io_error.
+  virtual Result<std::unique_ptr<Stream>> adopt(DetachedStream detached);
 
   /// Where the processes of this machine (of its network namespace) reach who listens by that name:
   /// a Unix socket without a file. Nothing where there is no such thing.

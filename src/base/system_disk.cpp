@@ -417,11 +417,16 @@ Result<void> write_file_now(const std::string& path, std::string_view contents) 
 
 }  // namespace
 
-SystemDisk::SystemDisk(asio::io_context& loop) : workers_(std::make_shared<Workers>(loop)) {}
+SystemDisk::SystemDisk(asio::io_context& loop) : loop_(loop) {}
 SystemDisk::~SystemDisk() = default;
 
+const std::shared_ptr<SystemDisk::Workers>& SystemDisk::workers() {
+  if (workers_ == nullptr) workers_ = std::make_shared<Workers>(loop_);
+  return workers_;
+}
+
 Task<std::unique_ptr<File>> SystemDisk::open(std::string path, OpenOptions options) {
-  const std::shared_ptr<Workers> workers = workers_;
+  const std::shared_ptr<Workers> workers = this->workers();
   if (options.direct) co_return co_await open_past_cache(std::move(path), options);
   Result<Opened> opened = co_await run_blocking(
       workers->writers, [&path, options] { return open_now(path, options); });
@@ -432,7 +437,7 @@ Task<std::unique_ptr<File>> SystemDisk::open(std::string path, OpenOptions optio
 }
 
 Task<std::unique_ptr<File>> SystemDisk::open_past_cache(std::string path, OpenOptions options) {
-  const std::shared_ptr<Workers> workers = workers_;
+  const std::shared_ptr<Workers> workers = this->workers();
   if (workers->uring == nullptr) {
     co_return fail(Errc::not_supported, "this kernel or container allows no io_uring: allow it, or use '--storage mmap'");
   }
@@ -448,23 +453,23 @@ Task<std::unique_ptr<File>> SystemDisk::open_past_cache(std::string path, OpenOp
 
 Task<void> SystemDisk::make_directories(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
-  co_return co_await run_blocking(workers_->writers, [&path] { return make_directories_now(path); });
+  co_return co_await run_blocking(workers()->writers, [&path] { return make_directories_now(path); });
 }
 
 Task<std::vector<std::string>> SystemDisk::list(std::string path) {
-  co_return co_await run_blocking(workers_->writers, [&path] { return list_now(path); });
+  co_return co_await run_blocking(workers()->writers, [&path] { return list_now(path); });
 }
 
 Task<void> SystemDisk::remove(std::string path) {
-  co_return co_await run_blocking(workers_->writers, [&path] { return remove_now(path); });
+  co_return co_await run_blocking(workers()->writers, [&path] { return remove_now(path); });
 }
 
 Task<std::string> SystemDisk::read_file(std::string path) {
-  co_return co_await run_blocking(workers_->writers, [&path] { return read_file_now(path); });
+  co_return co_await run_blocking(workers()->writers, [&path] { return read_file_now(path); });
 }
 
 Task<void> SystemDisk::write_file(std::string path, std::string contents) {
-  co_return co_await run_blocking(workers_->writers,
+  co_return co_await run_blocking(workers()->writers,
                                   [&] { return write_file_now(path, contents); });
 }
 

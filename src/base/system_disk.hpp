@@ -32,6 +32,10 @@ class SystemDisk final : public Disk {
 
  private:
   Task<std::unique_ptr<File>> open_past_cache(std::string path, OpenOptions options);
+  /// Made at first use: many a loop has nothing on disks.
+  const std::shared_ptr<Workers>& workers();
+
+  asio::io_context& loop_;
   std::shared_ptr<Workers> workers_;
 };
 

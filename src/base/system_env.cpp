@@ -1,28 +1,16 @@
 #include "base/system_env.hpp"
 
-#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <csignal>
 #include <cstdlib>
 #include <optional>
 
-#include "base/busy_poll.hpp"
-#include "base/system_disk.hpp"
-#include "base/system_network.hpp"
+#include "base/system_loop.hpp"
 
 namespace agro {
 
 struct SystemEnv::Impl {
-  static constexpr unsigned kOffloadThreadCount = 2;
-
-  Impl()
-      : clock(loop),
-        random(Random::from_os()),
-        disk(loop),
-        network(loop, clock),
-        offload(loop, kOffloadThreadCount),
-        env{loop.get_executor(), clock, random, disk, network, offload, metrics},
-        signals(loop, SIGINT, SIGTERM) {
+  Impl() : signals(system.loop, SIGINT, SIGTERM) {
     std::signal(SIGPIPE, SIG_IGN);
     wait_for_signal();
   }
@@ -37,16 +25,8 @@ struct SystemEnv::Impl {
     });
   }
 
-  asio::io_context loop{1};
-  SystemClock clock;
-  Random random;
-  SystemDisk disk;
-  SystemNetwork network;
-  ThreadOffload offload;
-  Metrics metrics;
-  Env env;
+  SystemLoop system;
   asio::signal_set signals;
-  Duration busy_poll{};
   bool stop_requested = false;
   Event stop_event;
 };
@@ -54,11 +34,11 @@ struct SystemEnv::Impl {
 SystemEnv::SystemEnv() : impl_(std::make_unique<Impl>()) {}
 SystemEnv::~SystemEnv() = default;
 
-Env& SystemEnv::env() { return impl_->env; }
+Env& SystemEnv::env() { return impl_->system.env; }
 bool SystemEnv::stop_requested() const { return impl_->stop_requested; }
 Event& SystemEnv::stop_event() { return impl_->stop_event; }
 
-void SystemEnv::set_busy_poll(Duration most) { impl_->busy_poll = most; }
+void SystemEnv::set_busy_poll(Duration most) { impl_->system.busy_poll = most; }
 
 namespace {
 
@@ -71,9 +51,9 @@ Job run_main(Task<void> main, asio::io_context& loop, std::optional<Result<void>
 
 Result<void> SystemEnv::run(Task<void> main) {
   std::optional<Result<void>> result;
-  impl_->loop.restart();
-  spawn(impl_->loop.get_executor(), run_main(std::move(main), impl_->loop, result));
-  BusyPoll(impl_->loop, impl_->clock, impl_->busy_poll).run();
+  impl_->system.loop.restart();
+  spawn(impl_->system.loop.get_executor(), run_main(std::move(main), impl_->system.loop, result));
+  impl_->system.run();
   AGRO_ASSERT(result.has_value());
   return std::move(*result);
 }

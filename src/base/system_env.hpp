@@ -1,6 +1,6 @@
 // System environment: the real outside for programs, and the loop that runs them.
 //
-// Threading: one loop on the calling thread; workers only behind disk and offload.
+// Threading: one loop on the calling thread; workers only behind disk and offload. Further loops: base/loop_thread.
 #pragma once
 
 #include <functional>

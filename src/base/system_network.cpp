@@ -30,7 +30,7 @@ using Protocol = asio::generic::stream_protocol;
 using Socket = asio::basic_stream_socket<Protocol, Executor>;
 using Endpoint = Protocol::endpoint;
 using Resolver = asio::ip::basic_resolver<asio::ip::tcp, Executor>;
-using Descriptor = asio::posix::basic_stream_descriptor<Executor>;
+using WaitDescriptor = asio::posix::basic_stream_descriptor<Executor>;
 
 constexpr asio::as_tuple_t<asio::use_awaitable_t<Executor>> kTuple = asio::as_tuple(use_task);
 /// Parts of one sendmsg; the kernel takes up to 1,024.
@@ -70,6 +70,7 @@ class SystemStream final : public Stream {
     socket_->close(ignored);
   }
   std::string peer_name() const override { return name_; }
+  Result<DetachedStream> detach() override;
 
  private:
   std::shared_ptr<Socket> socket_;
@@ -100,6 +101,14 @@ Task<std::size_t> SystemStream::read_some(MutableBytes out) {
   if (problem) co_return fail(socket_error(name, "read", problem.value()));
   if (socket->is_open()) drained_ = count < out.size();
   co_return count;
+}
+
+Result<DetachedStream> SystemStream::detach() {
+  if (!socket_->is_open()) return fail(socket_error(name_, "detach", ECANCELED));
+  error_code problem;
+  Descriptor descriptor(socket_->release(problem));
+  if (problem) return fail(socket_error(name_, "detach", problem.value()));
+  return DetachedStream{std::move(descriptor), name_};
 }
 
 /// Drops the first `count` bytes of what `parts` hold from `*first` on.
@@ -136,22 +145,6 @@ Task<void> SystemStream::write(std::vector<ConstBytes> parts) {
     if (problem) co_return fail(socket_error(name, "write", problem.value()));
   }
 }
-
-/// Closes a descriptor when it goes, unless released.
-class OwnedFd {
- public:
-  explicit OwnedFd(int fd) : fd_(fd) {}
-  OwnedFd(OwnedFd&& other) noexcept : fd_(other.release()) {}
-  OwnedFd& operator=(OwnedFd&&) = delete;
-  ~OwnedFd() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const { return fd_; }
-  int release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
 
 void set_stream_options(int fd, int family) {
   if (family == AF_UNIX) return;
@@ -235,7 +228,7 @@ Job connect_job(asio::io_context& loop, Address address, std::shared_ptr<Socket>
 
 class SystemListener final : public Listener {
  public:
-  SystemListener(asio::io_context& loop, Clock& clock, OwnedFd fd, Address address)
+  SystemListener(asio::io_context& loop, Clock& clock, Descriptor fd, Address address)
       : state_(std::make_shared<State>(loop, clock, std::move(address))) {
     state_->descriptor.assign(fd.release());
     if (state_->address.kind != Address::Kind::unix_socket) return;
@@ -256,13 +249,13 @@ class SystemListener final : public Listener {
     asio::io_context& loop;
     Clock& clock;
     Address address;
-    Descriptor descriptor;
+    WaitDescriptor descriptor;
     Event closing;
     bool has_file = false;
     struct stat file {};  // so that only our own socket file is removed
   };
   static Task<std::unique_ptr<Stream>> accept_on(std::shared_ptr<State> state);
-  static Result<std::unique_ptr<Stream>> wrap(State& state, OwnedFd fd, const sockaddr* peer);
+  static Result<std::unique_ptr<Stream>> wrap(State& state, Descriptor fd, const sockaddr* peer);
 
   std::shared_ptr<State> state_;
 };
@@ -282,7 +275,7 @@ void SystemListener::close() {
   state_->closing.notify_all();
 }
 
-Result<std::unique_ptr<Stream>> SystemListener::wrap(State& state, OwnedFd fd,
+Result<std::unique_ptr<Stream>> SystemListener::wrap(State& state, Descriptor fd,
                                                      const sockaddr* peer) {
   const int family = peer->sa_family;
   set_stream_options(fd.get(), family);
@@ -302,13 +295,13 @@ Task<std::unique_ptr<Stream>> SystemListener::accept_on(std::shared_ptr<State> s
     sockaddr_storage peer{};
     socklen_t peer_size = sizeof peer;
     auto* peer_address = reinterpret_cast<sockaddr*>(&peer);
-    OwnedFd fd(::accept4(state->descriptor.native_handle(), peer_address, &peer_size,
+    Descriptor fd(::accept4(state->descriptor.native_handle(), peer_address, &peer_size,
                          SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (fd.get() >= 0) co_return wrap(*state, std::move(fd), peer_address);
     const int problem = errno;
     if (problem == EAGAIN) {
       // Whatever ended the wait, the next accept4() or the loop's condition sees it.
-      (void)co_await state->descriptor.async_wait(Descriptor::wait_read, kTuple);
+      (void)co_await state->descriptor.async_wait(WaitDescriptor::wait_read, kTuple);
       continue;
     }
     if (problem == EMFILE || problem == ENFILE || problem == ENOBUFS || problem == ENOMEM) {
@@ -335,7 +328,7 @@ Result<void> remove_stale_socket(const std::string& path, const Endpoint& endpoi
     return fail(Errc::already_exists,
                 fmt::format("'{}' exists and is not a socket; choose another path", path));
   }
-  const OwnedFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const Descriptor probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (probe.get() < 0) return fail(errno_error("socket", errno));
   const auto size = static_cast<socklen_t>(endpoint.size());
   if (::connect(probe.get(), endpoint.data(), size) == 0 || errno != ECONNREFUSED) {
@@ -348,9 +341,9 @@ Result<void> remove_stale_socket(const std::string& path, const Endpoint& endpoi
   return {};
 }
 
-Result<OwnedFd> open_listening(const Address& address, const Endpoint& endpoint) {
+Result<Descriptor> open_listening(const Address& address, const Endpoint& endpoint) {
   const int family = endpoint.data()->sa_family;
-  OwnedFd fd(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  Descriptor fd(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (fd.get() < 0) return fail(errno_error("socket", errno));
   if (family == AF_UNIX) {
     AGRO_TRY_OK(remove_stale_socket(address.path, endpoint));
@@ -393,9 +386,24 @@ Task<std::unique_ptr<Stream>> SystemNetwork::connect(Address address, TimePoint 
   co_return std::make_unique<SystemStream>(*connected, address.to_string());
 }
 
+Result<std::unique_ptr<Stream>> SystemNetwork::adopt(DetachedStream detached) {
+  const Descriptor& fd = detached.descriptor;
+  sockaddr_storage own{};
+  socklen_t size = sizeof own;
+  if (::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&own), &size) != 0)
+    return fail(socket_error(detached.peer_name, "adopt", errno));
+  const int family = own.ss_family;
+  auto socket = std::make_shared<Socket>(loop_.get_executor());
+  error_code problem;
+  socket->assign(Protocol(family, family == AF_UNIX ? 0 : IPPROTO_TCP), fd.get(), problem);
+  if (problem) return fail(socket_error(detached.peer_name, "adopt", problem.value()));
+  detached.descriptor.release();
+  return std::make_unique<SystemStream>(std::move(socket), std::move(detached.peer_name));
+}
+
 Task<std::unique_ptr<Listener>> SystemNetwork::listen(Address address) {
   AGRO_CO_TRY(const std::vector<Endpoint> endpoints, co_await resolve(loop_, address));
-  AGRO_CO_TRY(OwnedFd fd, open_listening(address, endpoints.front()));
+  AGRO_CO_TRY(Descriptor fd, open_listening(address, endpoints.front()));
   if (address.kind == Address::Kind::tcp) {
     sockaddr_storage bound{};
     socklen_t size = sizeof bound;
