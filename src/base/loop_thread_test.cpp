@@ -57,7 +57,7 @@ TEST(LoopThreadTest, Asks) {
 
 Task<void> hand_over(SystemEnv& system, LoopThread& other, Pair& pair) {
   Network& here = system.env().network;
-  AGRO_CO_TRY(const std::unique_ptr<Stream> stream, here.adopt({std::move(pair.stream), "test"}));
+  AGRO_CO_TRY(const std::unique_ptr<Stream> stream, here.adopt({std::move(pair.stream), "test", nullptr}));
   EXPECT_EQ(::send(pair.client.get(), "firstsecond", 11, 0), 11);
   AGRO_CO_TRY(const std::string first, co_await read_text(*stream, 5));
   EXPECT_EQ(first, "first");
@@ -85,7 +85,7 @@ TEST(LoopThreadTest, HandsAConnectionOver) {
 // Goal: a connection that nobody took over is closed, not leaked.
 TEST(LoopThreadTest, ADroppedConnectionIsClosed) {
   Pair pair;
-  { const DetachedStream dropped{std::move(pair.stream), "test"}; }
+  { const DetachedStream dropped{std::move(pair.stream), "test", nullptr}; }
   char byte = 0;
   EXPECT_EQ(::recv(pair.client.get(), &byte, 1, 0), 0);
 }

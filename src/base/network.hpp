@@ -34,10 +34,21 @@ struct Address {
 /// Parses "unix:PATH" and "tcp:HOST:PORT". Errors: invalid_argument.
 Result<Address> parse_address(std::string_view text);
 
+class Stream;
+
+/// What a stream does over another one (TLS), while neither belongs to a loop.
+class DetachedLayer {
+ public:
+  virtual ~DetachedLayer() = default;
+  /// Goes on over `below`.
+  virtual std::unique_ptr<Stream> over(std::unique_ptr<Stream> below) = 0;
+};
+
 /// A connection on its way from one loop to another; it belongs to none.
 struct DetachedStream {
   Descriptor descriptor;
   std::string peer_name;
+  std::unique_ptr<DetachedLayer> layer = nullptr;
 };
 
 /// A connected stream. Errors: closed (by either side, also reset), io_error.

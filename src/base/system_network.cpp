@@ -108,7 +108,7 @@ Result<DetachedStream> SystemStream::detach() {
   error_code problem;
   Descriptor descriptor(socket_->release(problem));
   if (problem) return fail(socket_error(name_, "detach", problem.value()));
-  return DetachedStream{std::move(descriptor), name_};
+  return DetachedStream{std::move(descriptor), name_, nullptr};
 }
 
 /// Drops the first `count` bytes of what `parts` hold from `*first` on.
@@ -398,7 +398,9 @@ Result<std::unique_ptr<Stream>> SystemNetwork::adopt(DetachedStream detached) {
   socket->assign(Protocol(family, family == AF_UNIX ? 0 : IPPROTO_TCP), fd.get(), problem);
   if (problem) return fail(socket_error(detached.peer_name, "adopt", problem.value()));
   detached.descriptor.release();
-  return std::make_unique<SystemStream>(std::move(socket), std::move(detached.peer_name));
+  auto stream = std::make_unique<SystemStream>(std::move(socket), std::move(detached.peer_name));
+  if (detached.layer != nullptr) return detached.layer->over(std::move(stream));
+  return stream;
 }
 
 Task<std::unique_ptr<Listener>> SystemNetwork::listen(Address address) {

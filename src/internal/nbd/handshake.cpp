@@ -39,20 +39,23 @@ OptionReplyType to_reply_type(Errc code) {
 /// The state of one handshake.
 class Handshake {
  public:
-  Handshake(std::unique_ptr<Stream>& stream, InputBuffer& input, DeviceProvider& provider,
-            std::shared_ptr<const TlsContext> tls)
-      : stream_(stream), input_(input), provider_(provider), tls_(std::move(tls)) {}
+  Handshake(std::unique_ptr<Stream>& stream, InputBuffer& input, const Offer& offer, Haggling& haggling)
+      : stream_(stream), input_(input), offer_(offer), provider_(offer.provider), state_(haggling) {}
 
   /// The greeting and the client's flags.
   Task<void> greet();
-  /// Serves one option; true when the handshake is over.
+  /// Serves what came here from another server; true when the handshake is over.
+  Task<bool> serve_request();
+  /// Serves one option; true when the handshake is over here.
   Task<bool> serve_option();
-  std::optional<Session> take_session() { return std::move(session_); }
+  Agreement take_agreement() { return std::move(agreement_); }
 
  private:
   Task<void> skip(std::size_t size);
   bool needs_tls(Option option) const;
   Task<void> start_tls();
+  Task<bool> is_elsewhere(Option option, const std::string& data);
+  Task<bool> serve_and_send(Option option, std::string data);
   Task<bool> serve(Option option, std::string data);
   Task<bool> serve_export_name(std::string name);
   Task<bool> serve_info_or_go(Option option, std::string data);
@@ -65,15 +68,11 @@ class Handshake {
 
   std::unique_ptr<Stream>& stream_;
   InputBuffer& input_;
+  const Offer& offer_;
   DeviceProvider& provider_;
-  std::shared_ptr<const TlsContext> tls_;  // none: no TLS
-  bool is_secure_ = false;
+  Haggling& state_;
   std::string output_;
-  bool fixed_ = false;
-  bool no_zeroes_ = false;
-  bool structured_replies_ = false;
-  std::optional<std::string> meta_export_;  // for which base:allocation was selected
-  std::optional<Session> session_;
+  Agreement agreement_;
 };
 
 void Handshake::reply(Option option, OptionReplyType type, std::string_view data) {
@@ -102,8 +101,9 @@ Task<void> Handshake::greet() {
   if ((flags & ~std::uint32_t{kFixedNewstyle | kNoZeroes}) != 0) {
     co_return fail(Errc::protocol_error, fmt::format("unknown client flags {:#x}", flags));
   }
-  fixed_ = (flags & kFixedNewstyle) != 0;
-  no_zeroes_ = (flags & kNoZeroes) != 0;
+  state_.greeted = true;
+  state_.fixed = (flags & kFixedNewstyle) != 0;
+  state_.no_zeroes = (flags & kNoZeroes) != 0;
   co_return Result<void>();
 }
 
@@ -121,7 +121,7 @@ Task<bool> Handshake::serve_option() {
   AGRO_CO_TRY_OK(co_await input_.fill(*stream_, kOptionHeaderSize, input_.capacity()));
   AGRO_CO_TRY(const OptionHeader header, decode_option_header(input_.bytes()));
   input_.consume(kOptionHeaderSize);
-  if (!fixed_ && header.option != Option::export_name) {
+  if (!state_.fixed && header.option != Option::export_name) {
     co_return fail(Errc::protocol_error,
                    fmt::format("option {} from a client without fixed newstyle",
                                static_cast<std::uint32_t>(header.option)));
@@ -141,26 +141,56 @@ Task<bool> Handshake::serve_option() {
   AGRO_CO_TRY_OK(co_await input_.fill(*stream_, header.size, input_.capacity()));
   std::string data(as_text(input_.bytes().first(header.size)));
   input_.consume(header.size);
-  AGRO_CO_TRY(const bool ended, co_await serve(header.option, std::move(data)));
+  AGRO_CO_TRY(const bool elsewhere, co_await is_elsewhere(header.option, data));
+  if (elsewhere) {
+    state_.request = Haggling::Request{header.option, std::move(data)};
+    co_return true;
+  }
+  co_return co_await serve_and_send(header.option, std::move(data));
+}
+
+Task<bool> Handshake::serve_request() {
+  Haggling::Request request = *std::exchange(state_.request, std::nullopt);
+  co_return co_await serve_and_send(request.option, std::move(request.data));
+}
+
+Task<bool> Handshake::serve_and_send(Option option, std::string data) {
+  AGRO_CO_TRY(const bool ended, co_await serve(option, std::move(data)));
   if (!output_.empty()) {
     const Result<void> sent = co_await send();
     // Who sends ABORT may close without reading our answer.
-    if (!sent.has_value() && header.option != Option::abort) co_return fail(sent.error());
+    if (!sent.has_value() && option != Option::abort) co_return fail(sent.error());
   }
   co_return ended;
 }
 
+/// Whether `option` names an export that another server has. What is wrong with it is for serve() to say.
+Task<bool> Handshake::is_elsewhere(Option option, const std::string& data) {
+  const bool names_one = option == Option::export_name || option == Option::info || option == Option::go;
+  if (offer_.siblings == nullptr || !names_one || needs_tls(option)) co_return false;
+  std::string name = data;
+  if (option != Option::export_name) {
+    Result<InfoRequest> request = decode_info_request(as_bytes(data));
+    if (!request.has_value()) co_return false;
+    name = std::move(request->name);
+  }
+  Result<std::string> resolved = resolve(provider_, std::move(name));
+  if (!resolved.has_value()) co_return false;
+  agreement_.elsewhere = co_await offer_.siblings->server_of(std::move(*resolved));
+  co_return agreement_.elsewhere != nullptr;
+}
+
 /// Whether `option` is one that a server with certificates does not serve in the clear.
 bool Handshake::needs_tls(Option option) const {
-  return tls_ != nullptr && !is_secure_ && option != Option::start_tls && option != Option::abort;
+  return offer_.tls != nullptr && !state_.is_secure && option != Option::start_tls && option != Option::abort;
 }
 
 Task<void> Handshake::start_tls() {
-  if (tls_ == nullptr) {
+  if (offer_.tls == nullptr) {
     reply(Option::start_tls, OptionReplyType::error_unsupported, "this server has no TLS: --tls-certificates gives it some");
     co_return Result<void>();
   }
-  if (is_secure_) {
+  if (state_.is_secure) {
     reply(Option::start_tls, OptionReplyType::error_invalid, "TLS is on already");
     co_return Result<void>();
   }
@@ -168,10 +198,10 @@ Task<void> Handshake::start_tls() {
   if (input_.size() > 0) co_return fail(Errc::protocol_error, "bytes in the clear behind STARTTLS");
   reply(Option::start_tls, OptionReplyType::ack);
   AGRO_CO_TRY_OK(co_await send());
-  auto secure = std::make_unique<TlsStream>(std::move(stream_), tls_);
+  auto secure = std::make_unique<TlsStream>(std::move(stream_), offer_.tls);
   TlsStream& started = *secure;
   stream_ = std::move(secure);
-  is_secure_ = true;
+  state_.is_secure = true;
   co_return co_await started.start();
 }
 
@@ -202,7 +232,7 @@ Task<bool> Handshake::serve(Option option, std::string data) {
       serve_list();
       break;
     case Option::structured_reply:
-      structured_replies_ = true;
+      state_.structured_replies = true;
       reply(option, OptionReplyType::ack);
       break;
     case Option::list_meta_context:
@@ -232,13 +262,13 @@ Task<bool> Handshake::serve_export_name(std::string name) {
   AGRO_CO_TRY(std::string resolved, resolve(provider_, std::move(name)));
   AGRO_CO_TRY(std::shared_ptr<BlockDevice> device, co_await provider_.open(resolved));
   std::array<std::byte, kExportNameReplySize + kExportNameZeroesSize> out;
-  const std::uint16_t flags = transmission_flags(device->read_only(), structured_replies_);
-  const std::size_t size = encode_export_name_reply(out, device->size_bytes(), flags, !no_zeroes_);
+  const std::uint16_t flags = transmission_flags(device->read_only(), state_.structured_replies);
+  const std::size_t size = encode_export_name_reply(out, device->size_bytes(), flags, !state_.no_zeroes);
   output_ += as_text(out).substr(0, size);
-  session_ = Session{.export_name = resolved,
-                     .device = std::move(device),
-                     .structured_replies = structured_replies_,
-                     .base_allocation = meta_export_ == resolved};
+  agreement_.session = Session{.export_name = resolved,
+                               .device = std::move(device),
+                               .structured_replies = state_.structured_replies,
+                               .base_allocation = state_.meta_export == resolved};
   co_return true;
 }
 
@@ -272,7 +302,7 @@ Task<bool> Handshake::serve_info_or_go(Option option, std::string data) {
     facts.size_bytes = device->size_bytes();
     facts.read_only = device->read_only();
   }
-  const std::uint16_t flags = transmission_flags(facts.read_only, structured_replies_);
+  const std::uint16_t flags = transmission_flags(facts.read_only, state_.structured_replies);
   reply(option, OptionReplyType::info, encode_info_export(facts.size_bytes, flags));
   for (const InfoType type : request->types) {
     if (type == InfoType::name || (type == InfoType::description && !facts.description.empty())) {
@@ -286,18 +316,18 @@ Task<bool> Handshake::serve_info_or_go(Option option, std::string data) {
   }
   reply(option, OptionReplyType::ack);
   if (option == Option::info) co_return false;
-  session_ = Session{.export_name = *name,
-                     .device = std::move(device),
-                     .structured_replies = structured_replies_,
-                     .base_allocation = meta_export_ == *name};
+  agreement_.session = Session{.export_name = *name,
+                               .device = std::move(device),
+                               .structured_replies = state_.structured_replies,
+                               .base_allocation = state_.meta_export == *name};
   co_return true;
 }
 
 /// LIST answers what there is, SET selects it. Queries that match nothing are no error.
 void Handshake::serve_meta_context(Option option, const std::string& data) {
   const bool is_set = option == Option::set_meta_context;
-  if (is_set) meta_export_.reset();
-  if (!structured_replies_) {
+  if (is_set) state_.meta_export.reset();
+  if (!state_.structured_replies) {
     reply(option, OptionReplyType::error_invalid, "negotiate structured replies first");
     return;
   }
@@ -318,7 +348,7 @@ void Handshake::serve_meta_context(Option option, const std::string& data) {
   if (matches) {
     const std::uint32_t id = is_set ? kBaseAllocationId : 0;
     reply(option, OptionReplyType::meta_context, encode_meta_context(id, kBaseAllocation));
-    if (is_set) meta_export_ = *name;
+    if (is_set) state_.meta_export = *name;
   }
   reply(option, OptionReplyType::ack);
 }
@@ -332,14 +362,17 @@ std::uint16_t transmission_flags(bool read_only, bool structured_replies) {
   return static_cast<std::uint16_t>(flags);
 }
 
-Task<std::optional<Session>> negotiate(std::unique_ptr<Stream>& stream, InputBuffer& input,
-                                       DeviceProvider& provider, std::shared_ptr<const TlsContext> tls) {
-  Handshake handshake(stream, input, provider, std::move(tls));
-  AGRO_CO_TRY_OK(co_await handshake.greet());
-  for (bool ended = false; !ended;) {
+Task<Agreement> negotiate(std::unique_ptr<Stream>& stream, InputBuffer& input, const Offer& offer, Haggling& haggling) {
+  Handshake handshake(stream, input, offer, haggling);
+  if (!haggling.greeted) AGRO_CO_TRY_OK(co_await handshake.greet());
+  bool ended = false;
+  if (haggling.request.has_value()) {
+    AGRO_CO_TRY(ended, co_await handshake.serve_request());
+  }
+  while (!ended) {
     AGRO_CO_TRY(ended, co_await handshake.serve_option());
   }
-  co_return handshake.take_session();
+  co_return handshake.take_agreement();
 }
 
 }  // namespace agro::nbd

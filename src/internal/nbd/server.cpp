@@ -14,14 +14,24 @@ constexpr Duration kAcceptRetryDelay = std::chrono::seconds(1);
 }  // namespace
 
 struct Server::Connection {
-  explicit Connection(std::unique_ptr<Stream> connected)
-      : stream(std::move(connected)), name(stream->peer_name()) {}
+  Connection(std::unique_ptr<Stream> connected, TimePoint handshake_end)
+      : stream(std::move(connected)), name(stream->peer_name()), deadline(handshake_end) {}
 
   std::unique_ptr<Stream> stream;
   std::string name;
+  TimePoint deadline;  // of the handshake, wherever it goes on
   InputBuffer input{kInputSize};
+  Haggling haggling;
   std::optional<Transmission> transmission;  // after the handshake
   bool timed_out = false;
+};
+
+/// A connection between two servers. It belongs to neither loop.
+struct Server::Handover {
+  DetachedStream stream;
+  TimePoint deadline;
+  InputBuffer input;
+  Haggling haggling;
 };
 
 Server::Server(Executor executor, Clock& clock, Metrics& metrics, DeviceProvider& provider,
@@ -29,6 +39,11 @@ Server::Server(Executor executor, Clock& clock, Metrics& metrics, DeviceProvider
     : clock_(clock), metrics_(metrics), provider_(provider), options_(options), jobs_(executor) {}
 
 Server::~Server() = default;
+
+void Server::use_siblings(Siblings& siblings, Network& network) {
+  siblings_ = &siblings;
+  network_ = &network;
+}
 
 Task<Address> Server::listen(Network& network, Address address) {
   AGRO_CO_TRY(std::unique_ptr<Listener> listener, co_await network.listen(std::move(address)));
@@ -67,19 +82,20 @@ Job Server::accept_connections(std::shared_ptr<Listener> listener) {
 }
 
 void Server::serve(std::unique_ptr<Stream> stream) {
+  const bool admitted = admit(std::make_shared<Connection>(std::move(stream), clock_.now() + options_.handshake_timeout));
+  if (admitted) metrics_.connections_total.add();
+}
+
+bool Server::admit(std::shared_ptr<Connection> connection) {
   if (is_stopping_ || connections_.size() >= options_.connection_count_max) {
-    if (!is_stopping_) {
-      log_warning("nbd: {} refused: {} connections are open", stream->peer_name(),
-                  connections_.size());
-    }
-    stream->close();
-    return;
+    if (!is_stopping_) log_warning("nbd: {} refused: {} connections are open", connection->name, connections_.size());
+    connection->stream->close();
+    return false;
   }
-  metrics_.connections_total.add();
-  auto connection = std::make_shared<Connection>(std::move(stream));
   connections_.push_back(connection);
   metrics_.connections.value = connections_.size();
   jobs_.spawn(run_connection(std::move(connection)));
+  return true;
 }
 
 Job Server::run_connection(std::shared_ptr<Connection> connection) {
@@ -98,19 +114,44 @@ Job Server::run_connection(std::shared_ptr<Connection> connection) {
 
 Task<void> Server::run_phases(std::shared_ptr<Connection> connection) {
   const TimerId timer =
-      clock_.call_at(clock_.now() + options_.handshake_timeout, [connection = connection.get()] {
+      clock_.call_at(connection->deadline, [connection = connection.get()] {
         connection->timed_out = true;
         connection->stream->close();
       });
-  Result<std::optional<Session>> session =
-      co_await negotiate(connection->stream, connection->input, provider_, options_.tls);
+  const Offer offer{provider_, options_.tls, siblings_};
+  Result<Agreement> agreement = co_await negotiate(connection->stream, connection->input, offer, connection->haggling);
   clock_.cancel(timer);
-  if (!session.has_value()) co_return fail(std::move(session).error());
-  if (!session->has_value() || is_stopping_) co_return Result<void>();
+  if (!agreement.has_value()) co_return fail(std::move(agreement).error());
+  if (is_stopping_) co_return Result<void>();
+  if (agreement->elsewhere != nullptr) co_return hand_over(*connection, *agreement->elsewhere);
+  std::optional<Session>& session = agreement->session;
+  if (!session.has_value()) co_return Result<void>();
   connection->transmission.emplace(jobs_.executor(), *connection->stream, connection->input, pools_,
-                                   metrics_, std::move(**session));
+                                   metrics_, std::move(*session));
   log_debug("nbd: {} attached", connection->name);
   co_return co_await connection->transmission->run();
+}
+
+Result<void> Server::hand_over(Connection& connection, Server& to) {
+  AGRO_TRY(DetachedStream stream, connection.stream->detach());
+  asio::post(to.jobs_.executor(),
+             [&to, handover = Handover{std::move(stream), connection.deadline, std::move(connection.input),
+                                       std::move(connection.haggling)}]() mutable { to.take_over(std::move(handover)); });
+  return {};
+}
+
+/// A connection that came from another server; it is closed when we do not take it.
+void Server::take_over(Handover handover) {
+  if (is_stopping_) return;
+  Result<std::unique_ptr<Stream>> stream = network_->adopt(std::move(handover.stream));
+  if (!stream.has_value()) {
+    log_warning("nbd: a connection is lost between two loops: {}", stream.error().to_string());
+    return;
+  }
+  auto connection = std::make_shared<Connection>(std::move(*stream), handover.deadline);
+  connection->input = std::move(handover.input);
+  connection->haggling = std::move(handover.haggling);
+  admit(std::move(connection));
 }
 
 Awaitable<void> Server::stop() {

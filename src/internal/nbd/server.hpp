@@ -2,7 +2,8 @@
 //
 // Invariants: what one client sends can end only its own connection; every connection and listener
 // is gone when stop() returns.
-// Threading: one loop, that of the devices.
+// Threading: one loop, that of the devices. Where a process has several, one of them listens, and a connection goes to the
+// loop of its export as soon as the client has named it.
 // Format: docs/formats/nbd.md. Source: DESIGN.md section 9.
 #pragma once
 
@@ -23,7 +24,7 @@ struct ServerOptions {
   Duration handshake_timeout = std::chrono::seconds(60);
   /// How long stop() lets clients take their last replies.
   Duration drain_timeout = std::chrono::seconds(5);
-  /// Further connections are closed at once.
+  /// Of this server; further ones are closed at once.
   std::size_t connection_count_max = 1024;
   /// Clients must begin TLS with these certificates; none: there is no TLS.
   std::shared_ptr<const TlsContext> tls = nullptr;
@@ -41,6 +42,9 @@ class Server {
 
   /// From now on clients must begin TLS with these certificates; without them there is no TLS. Before any listen().
   void use_tls(std::shared_ptr<const TlsContext> tls) { options_.tls = std::move(tls); }
+  /// From now on connections go to the server that has their export, and may come from others, to go on over `network`. Before any
+  /// listen(). Lifetime: all servers outlive the connections of each, so stop() all before the first of them goes.
+  void use_siblings(Siblings& siblings, Network& network);
   /// Listens on `address` and serves whoever connects; returns the address with its real port.
   /// Lifetime: `network` outlives the server. Errors: of Network::listen; closed after stop().
   Task<Address> listen(Network& network, Address address);
@@ -58,7 +62,11 @@ class Server {
 
  private:
   struct Connection;
+  struct Handover;
 
+  bool admit(std::shared_ptr<Connection> connection);
+  Result<void> hand_over(Connection& connection, Server& to);
+  void take_over(Handover handover);
   Job accept_connections(std::shared_ptr<Listener> listener);
   Job run_connection(std::shared_ptr<Connection> connection);
   Task<void> run_phases(std::shared_ptr<Connection> connection);
@@ -67,6 +75,8 @@ class Server {
   ServerMetrics metrics_;
   DeviceProvider& provider_;
   ServerOptions options_;
+  Siblings* siblings_ = nullptr;
+  Network* network_ = nullptr;  // there when siblings are
   PayloadPools pools_;
   std::vector<std::shared_ptr<Listener>> listeners_;
   std::list<std::shared_ptr<Connection>> connections_;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace agro::nbd {
 namespace {
@@ -84,24 +85,58 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::for_client(const std::stri
   return made;
 }
 
+namespace {
+
+SSL* new_connection(const TlsContext& context) {
+  SSL* const ssl = SSL_new(context.get());
+  BIO* const received = BIO_new(BIO_s_mem());
+  BIO* const made = BIO_new(BIO_s_mem());
+  AGRO_ASSERT(ssl != nullptr && received != nullptr && made != nullptr);
+  BIO_set_mem_eof_return(received, -1);  // empty: more will come
+  SSL_set_bio(ssl, received, made);
+  if (context.is_server()) {
+    SSL_set_accept_state(ssl);
+  } else {
+    SSL_set_connect_state(ssl);
+  }
+  return ssl;
+}
+
+}  // namespace
+
+/// OpenSSL's state of a connection, with what it received and nobody read yet.
+class TlsStream::Detached final : public DetachedLayer {
+ public:
+  Detached(std::shared_ptr<const TlsContext> context, ssl_st* ssl) : context_(std::move(context)), ssl_(ssl) {}
+  Detached(const Detached&) = delete;
+  Detached& operator=(const Detached&) = delete;
+  ~Detached() override { SSL_free(ssl_); }
+
+  std::unique_ptr<Stream> over(std::unique_ptr<Stream> below) override {
+    return std::unique_ptr<Stream>(new TlsStream(std::move(below), context_, std::exchange(ssl_, nullptr)));
+  }
+
+ private:
+  std::shared_ptr<const TlsContext> context_;
+  ssl_st* ssl_;
+};
+
 TlsStream::TlsStream(std::unique_ptr<Stream> below, std::shared_ptr<const TlsContext> context)
+    : TlsStream(std::move(below), context, new_connection(*context)) {}
+
+TlsStream::TlsStream(std::unique_ptr<Stream> below, std::shared_ptr<const TlsContext> context, ssl_st* ssl)
     : below_(std::move(below)),
       context_(std::move(context)),
-      ssl_(SSL_new(context_->get())),
-      received_(BIO_new(BIO_s_mem())),
-      made_(BIO_new(BIO_s_mem())),
+      ssl_(ssl),
+      received_(SSL_get_rbio(ssl)),
+      made_(SSL_get_wbio(ssl)),
       input_(kInputSize),
-      output_(kOutputSize) {
-  AGRO_ASSERT(ssl_ != nullptr);
-  AGRO_ASSERT(received_ != nullptr);
-  AGRO_ASSERT(made_ != nullptr);
-  BIO_set_mem_eof_return(received_, -1);  // empty: more will come
-  SSL_set_bio(ssl_, received_, made_);
-  if (context_->is_server()) {
-    SSL_set_accept_state(ssl_);
-  } else {
-    SSL_set_connect_state(ssl_);
-  }
+      output_(kOutputSize) {}
+
+Result<DetachedStream> TlsStream::detach() {
+  AGRO_TRY(DetachedStream detached, below_->detach());
+  detached.layer = std::make_unique<Detached>(context_, std::exchange(ssl_, nullptr));
+  return detached;
 }
 
 TlsStream::~TlsStream() { SSL_free(ssl_); }

@@ -55,8 +55,12 @@ class TlsStream final : public Stream {
   Task<void> write(std::vector<ConstBytes> parts) override;
   void close() override { below_->close(); }
   std::string peer_name() const override { return below_->peer_name(); }
+  Result<DetachedStream> detach() override;
 
  private:
+  class Detached;
+  TlsStream(std::unique_ptr<Stream> below, std::shared_ptr<const TlsContext> context, ssl_st* ssl);
+
   /// Receives what is there and hands it to TLS.
   Task<void> receive();
   /// Writes what TLS made.
@@ -64,7 +68,7 @@ class TlsStream final : public Stream {
 
   std::unique_ptr<Stream> below_;
   std::shared_ptr<const TlsContext> context_;
-  ssl_st* ssl_;
+  ssl_st* ssl_;  // none once detached
   bio_st* received_;  // owned by ssl_, as is the next
   bio_st* made_;
   AsyncMutex writing_;
