@@ -87,7 +87,7 @@ asan-build:
 # silent for three seconds is given up.
 TSAN_CTEST = TSAN_OPTIONS="suppressions=$(CURDIR)/tools/tsan.supp" $(FIXED_ADDRESSES) ctest --test-dir $(BUILD)/tsan --output-on-failure
 tsan: tsan-build
-	@$(TSAN_CTEST) -j $(JOBS) -R "^(base|storage|metadata|internal_http)\\."
+	@$(TSAN_CTEST) -j $(JOBS) -R "^(base|storage|metadata|internal_http)\\.|^internal_nbd\\.Spread"
 	@$(TSAN_CTEST) -R "^distributor_grpc\\."
 
 tsan-build:

@@ -9,7 +9,6 @@
 
 #include "base/log.hpp"
 #include "base/units.hpp"
-#include "block/map_memory.hpp"
 #include "blockset/blockset.hpp"
 #include "common/program.hpp"
 #include "common/serving.hpp"
@@ -220,12 +219,12 @@ Task<void> start_all(SystemEnv& system, Standalone& node, StandaloneOptions& opt
   AGRO_CO_TRY_OK(co_await prepare_cluster(env, metadata, options));
   AGRO_CO_TRY_OK(co_await start_peers(system, node, options));
   AGRO_CO_TRY_OK(co_await create_wanted_volumes(metadata, options));
-  VolumeManagerOptions manager;
-  manager.holder = holder_name("agro standalone");
-  manager.volume.read_cache_size = options.read_cache;
-  manager.volume.in_flight_size_max = options.write_buffer;
-  manager.volume.map_memory = std::make_shared<MapMemory>(options.map_memory);
-  AGRO_CO_TRY(node.serving, co_await Serving::start(env, *node.kv, std::move(manager)));
+  ServingOptions serving;  // one loop: the stores are on it, and volumes reach them without a message
+  serving.manager.holder = holder_name("agro standalone");
+  serving.manager.volume.read_cache_size = options.read_cache;
+  serving.manager.volume.in_flight_size_max = options.write_buffer;
+  serving.map_memory = options.map_memory;
+  AGRO_CO_TRY(node.serving, co_await Serving::start(env, *node.kv, std::move(serving)));
   for (const std::unique_ptr<PeerNode>& peer : node.peers) {
     node.serving->cluster().add_local_peer(peer->service());
     node.serving->source().add_peer(*peer);

@@ -64,12 +64,13 @@ Task<void> serve_target(SystemEnv& system, Serving& serving, AoeOptions options)
 
 Task<void> serve(SystemEnv& system, Kv& kv, AoeOptions options) {
   AGRO_CO_TRY(std::vector<Address> http, http_addresses(options.http));
-  VolumeManagerOptions manager;
+  ServingOptions serving_options;
+  VolumeManagerOptions& manager = serving_options.manager;
   manager.holder = holder_name("agroblock aoe");
   manager.names.insert(options.volume.substr(0, options.volume.find('@')));
-  manager.volume.map_memory = std::make_shared<MapMemory>(options.map_memory);
+  serving_options.map_memory = options.map_memory;
   AGRO_CO_TRY(const std::unique_ptr<Serving> serving,
-              co_await Serving::start(system.env(), kv, std::move(manager)));
+              co_await Serving::start(system.env(), kv, std::move(serving_options)));
   Result<void> outcome = co_await serving->listen_http(std::move(http));
   if (outcome.has_value()) outcome = co_await serve_target(system, *serving, std::move(options));
   Result<void> stopped = co_await serving->stop();

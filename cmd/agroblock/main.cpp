@@ -2,7 +2,9 @@
 // `aoe` serves one on an Ethernet.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <thread>
 
 #include "agroblock/aoe_command.hpp"
 #include "agroblock/nbd_command.hpp"
@@ -25,8 +27,16 @@ struct ServeOptions {
   std::uint64_t read_cache = 64 * kMiB;
   std::uint64_t write_buffer = 64 * kMiB;
   std::uint64_t map_memory = kMapMemoryDefault;
+  unsigned threads = 1;
+  Duration busy_poll;
   TlsOptions tls;
 };
+
+/// A core each. Each loop is one more client of metadata store and peers, so not for all of a big machine unasked.
+unsigned default_threads() {
+  constexpr unsigned kMost = 4;
+  return std::clamp(std::thread::hardware_concurrency(), 1U, kMost);
+}
 
 Result<std::vector<Address>> parse_all(const std::vector<std::string>& texts) {
   std::vector<Address> addresses;
@@ -45,18 +55,26 @@ Task<void> check_volumes(Serving& serving, const std::vector<std::string>& names
   co_return Result<void>();
 }
 
-Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
-  AGRO_CO_TRY(const std::vector<Address> listen, parse_all(options.listen));
-  AGRO_CO_TRY(const std::vector<Address> http, http_addresses(options.http));
-  VolumeManagerOptions manager;
+ServingOptions serving_options(const ServeOptions& options, const std::string& metadata_uri) {
+  ServingOptions serving;
+  VolumeManagerOptions& manager = serving.manager;
   manager.holder = holder_name("agroblock", options.holder);
   manager.names.insert(options.volumes.begin(), options.volumes.end());
   manager.force_recovery.insert(options.force_recovery.begin(), options.force_recovery.end());
   manager.volume.read_cache_size = options.read_cache;
   manager.volume.in_flight_size_max = options.write_buffer;
-  manager.volume.map_memory = std::make_shared<MapMemory>(options.map_memory);
-  AGRO_CO_TRY(const std::unique_ptr<Serving> serving,
-              co_await Serving::start(system.env(), kv, std::move(manager)));
+  serving.map_memory = options.map_memory;
+  serving.loop_count = options.threads;
+  serving.metadata_uri = metadata_uri;
+  serving.busy_poll = options.busy_poll;
+  return serving;
+}
+
+Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options, std::string metadata_uri) {
+  AGRO_CO_TRY(const std::vector<Address> listen, parse_all(options.listen));
+  AGRO_CO_TRY(const std::vector<Address> http, http_addresses(options.http));
+  ServingOptions wanted = serving_options(options, metadata_uri);
+  AGRO_CO_TRY(const std::unique_ptr<Serving> serving, co_await Serving::start(system.env(), kv, std::move(wanted)));
   Result<void> outcome = co_await check_volumes(*serving, options.volumes);
   if (outcome.has_value()) outcome = co_await check_volumes(*serving, options.force_recovery);
   if (outcome.has_value()) outcome = serving->use_tls(options.tls);
@@ -76,7 +94,7 @@ Task<void> serve(SystemEnv& system, Kv& kv, ServeOptions options) {
 Task<void> run_serve(SystemEnv& system, ServeOptions options) {
   AGRO_CO_TRY(const std::string uri, metadata_uri(options.metadata));
   AGRO_CO_TRY(const std::unique_ptr<Kv> kv, co_await open_measured_kv(system.env(), uri, false));
-  Result<void> served = co_await serve(system, *kv, std::move(options));
+  Result<void> served = co_await serve(system, *kv, std::move(options), uri);
   Result<void> closed = co_await kv->close();
   co_return served.has_value() ? closed : served;
 }
@@ -112,6 +130,11 @@ int run(int argc, char** argv) {
   add_map_memory_option(*serve_command, options.map_memory);
   add_size_option(*serve_command, "--write-buffer", options.write_buffer,
                   "memory per open volume for writes on their way (default 64MiB)");
+  options.threads = default_threads();
+  serve_command
+      ->add_option("--threads", options.threads,
+                   "volumes are spread over so many threads (default: one for each core, at most 4)")
+      ->check(CLI::Range(1U, 256U));
   add_tls_options(*serve_command, options.tls);
   Duration busy_poll;
   add_busy_poll_option(*serve_command, busy_poll);
@@ -135,6 +158,7 @@ int run(int argc, char** argv) {
   if (list_command->parsed()) return run_list(json);
   SystemEnv system;
   system.set_busy_poll(busy_poll);
+  options.busy_poll = busy_poll;
   if (nbd_command->parsed())
     return run_program("agroblock", system, run_nbd(system, options.metadata, nbd_options));
   if (aoe_command->parsed())

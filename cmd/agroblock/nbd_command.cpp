@@ -134,14 +134,15 @@ Task<void> attach_and_keep(SystemEnv& system, AttachOptions options) {
 Task<void> serve_and_attach(SystemEnv& system, Kv& kv, NbdOptions options, AttachOptions attach) {
   AGRO_CO_TRY(const std::unique_ptr<PrivateFolder> folder, PrivateFolder::make());
   const Address address = folder->socket();
-  VolumeManagerOptions manager;
+  ServingOptions serving_options;
+  VolumeManagerOptions& manager = serving_options.manager;
   manager.holder = holder_name("agroblock nbd", options.holder);
   manager.names.insert(options.volume.substr(0, options.volume.find('@')));
   manager.volume.read_cache_size = options.read_cache;
   manager.volume.in_flight_size_max = options.write_buffer;
-  manager.volume.map_memory = std::make_shared<MapMemory>(options.map_memory);
+  serving_options.map_memory = options.map_memory;
   AGRO_CO_TRY(const std::unique_ptr<Serving> serving,
-              co_await Serving::start(system.env(), kv, std::move(manager)));
+              co_await Serving::start(system.env(), kv, std::move(serving_options)));
   std::vector<Address> listen;
   listen.push_back(address);
   Result<void> outcome = co_await serving->listen_nbd(std::move(listen));

@@ -35,17 +35,20 @@ Result<std::uint64_t> size_of(int descriptor, const std::string& name) {
   return static_cast<std::uint64_t>(end);
 }
 
-}  // namespace
-
-Descriptor::~Descriptor() {
-  if (number_ > STDERR_FILENO) close(number_);
+/// A further one of `standard`, to be closed like any other.
+Result<Descriptor> duplicate(int standard, const std::string& name) {
+  Descriptor copy(fcntl(standard, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+  if (!copy.is_open()) return fail(errno_error(name, errno));
+  return copy;
 }
+
+}  // namespace
 
 Result<std::unique_ptr<ImageSource>> ImageSource::open(Offload& offload, const std::string& path) {
   std::unique_ptr<ImageSource> source(new ImageSource(offload));
   source->name_ = path == "-" ? "standard input" : path;
   if (path == "-") {
-    source->descriptor_ = Descriptor(STDIN_FILENO);
+    AGRO_TRY(source->descriptor_, duplicate(STDIN_FILENO, source->name_));
     source->is_stream_ = true;
     return source;
   }
@@ -113,7 +116,7 @@ Result<std::unique_ptr<ImageSink>> ImageSink::open(Offload& offload, const std::
   std::unique_ptr<ImageSink> sink(new ImageSink(offload));
   sink->name_ = path == "-" ? "standard output" : path;
   if (path == "-") {
-    sink->descriptor_ = Descriptor(STDOUT_FILENO);
+    AGRO_TRY(sink->descriptor_, duplicate(STDOUT_FILENO, sink->name_));
     sink->is_stream_ = true;
     return sink;
   }

@@ -12,11 +12,11 @@ namespace {
 
 constexpr Duration kFresh = std::chrono::seconds(1);
 
-Json attached_json(const VolumeManager& manager) {
-  Json attached = Json::array();
-  for (const VolumeManager::Attached& one : manager.attached()) {
+Json attached_json(const std::vector<VolumeManager::Attached>& attached) {
+  Json json = Json::array();
+  for (const VolumeManager::Attached& one : attached) {
     const VolumeStatus& status = one.status;
-    attached.push_back({{"name", one.name},
+    json.push_back({{"name", one.name},
                         {"mapped_bytes", status.mapped_bytes},
                         {"stored_bytes", status.stored_bytes},
                         {"block_count", status.block_count},
@@ -25,7 +25,7 @@ Json attached_json(const VolumeManager& manager) {
                         {"suspended", status.suspended},
                         {"failed", status.failed}});
   }
-  return attached;
+  return json;
 }
 
 }  // namespace
@@ -56,8 +56,8 @@ void ClusterSource::add_store_metrics(MetricsSnapshot& snapshot, const PeerNode&
   gauge("agro_peer_registered", "Whether the peer's lease is held", peer.registered() ? 1 : 0);
 }
 
-void ClusterSource::add_volume_metrics(MetricsSnapshot& snapshot) const {
-  for (const VolumeManager::Attached& one : manager_->attached()) {
+void ClusterSource::add_volume_metrics(const std::vector<VolumeManager::Attached>& attached, MetricsSnapshot& snapshot) {
+  for (const VolumeManager::Attached& one : attached) {
     const auto gauge = [&](const char* name, const char* help, std::uint64_t value) {
       snapshot.gauge(name, help, static_cast<double>(value), {{"volume", one.name}});
     };
@@ -73,7 +73,7 @@ void ClusterSource::add_volume_metrics(MetricsSnapshot& snapshot) const {
     gauge("agro_volume_failed", "Whether its device failed", status.failed.empty() ? 0 : 1);
   }
   snapshot.gauge("agro_volumes_attached", "Volumes attached in this process",
-                 static_cast<double>(manager_->attached().size()));
+                 static_cast<double>(attached.size()));
 }
 
 void ClusterSource::add_cluster_metrics(MetricsSnapshot& snapshot) const {
@@ -97,9 +97,13 @@ void ClusterSource::add_cluster_metrics(MetricsSnapshot& snapshot) const {
   gauge("agro_cluster_volumes", "Volumes of the cluster", view.volumes.size());
 }
 
-void ClusterSource::add_metrics(MetricsSnapshot& snapshot) {
+Awaitable<void> ClusterSource::add_metrics(MetricsSnapshot& snapshot) {
   for (const PeerNode* peer : peers_) add_store_metrics(snapshot, *peer);
-  if (manager_ != nullptr) add_volume_metrics(snapshot);
+  if (loops_ != nullptr) {
+    const LoopReport report = co_await loops_->report();
+    snapshot.merge(report.metrics);
+    add_volume_metrics(report.attached, snapshot);
+  }
   add_cluster_metrics(snapshot);
   add_original_series(snapshot, cluster_.cluster().block_size);
 }
@@ -118,7 +122,7 @@ std::vector<http::ReadyCheck> ClusterSource::readiness() {
   const std::vector<PeerId> members = ring_peers(ring);
   checks.push_back({"the ring is known",
                     members.empty() ? "it has no members; 'agroctl peer add' adds some" : ""});
-  if (manager_ == nullptr) return checks;
+  if (loops_ == nullptr) return checks;
   const auto connected_count =
       static_cast<std::size_t>(std::count_if(members.begin(), members.end(), [&](const PeerId& id) {
         const std::shared_ptr<Peer> peer = cluster_.peer(id);
@@ -147,21 +151,21 @@ Task<void> ClusterSource::refresh() {
 
 namespace {
 
-Json answer_json(const std::string& topic, const ClusterReport& report, VolumeManager* manager) {
+Json answer_json(const std::string& topic, const ClusterReport& report, const std::vector<VolumeManager::Attached>& attached) {
   if (topic == "peers") return peers_json(report);
   if (topic == "ring") return ring_json(report);
   if (topic == "status") return status_json(report);
   if (topic == "work") return work_json(report);
-  Json json = {{"volumes", volumes_json(report)}, {"attached_here", Json::array()}};
-  if (manager != nullptr) json["attached_here"] = attached_json(*manager);
-  return json;
+  return {{"volumes", volumes_json(report)}, {"attached_here", attached_json(attached)}};
 }
 
 }  // namespace
 
 Task<std::string> ClusterSource::answer(std::string topic) {
   AGRO_CO_TRY_OK(co_await refresh());
-  co_return answer_json(topic, *report_, manager_)
+  LoopReport loops;
+  if (loops_ != nullptr) loops = co_await loops_->report();
+  co_return answer_json(topic, *report_, loops.attached)
           .dump(2, ' ', false, Json::error_handler_t::replace) +
       "\n";
 }

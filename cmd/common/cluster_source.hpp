@@ -11,7 +11,7 @@
 #include "internal/http/server.hpp"
 #include "node/cluster_report.hpp"
 #include "node/peer_node.hpp"
-#include "node/volume_manager.hpp"
+#include "common/serving_loops.hpp"
 
 namespace agro {
 
@@ -22,23 +22,23 @@ class ClusterSource final : public http::Source {
   /// A peer that runs in this process.
   void add_peer(PeerNode& peer) { peers_.push_back(&peer); }
   /// This process serves volumes.
-  void set_manager(VolumeManager& manager) { manager_ = &manager; }
+  void set_loops(ServingLoops& loops) { loops_ = &loops; }
 
-  void add_metrics(MetricsSnapshot& snapshot) override;
+  Awaitable<void> add_metrics(MetricsSnapshot& snapshot) override;
   std::vector<http::ReadyCheck> readiness() override;
   std::vector<std::string> topics() const override;
   Task<std::string> answer(std::string topic) override;
 
  private:
   void add_store_metrics(MetricsSnapshot& snapshot, const PeerNode& peer) const;
-  void add_volume_metrics(MetricsSnapshot& snapshot) const;
+  static void add_volume_metrics(const std::vector<VolumeManager::Attached>& attached, MetricsSnapshot& snapshot);
   void add_cluster_metrics(MetricsSnapshot& snapshot) const;
   Task<void> refresh();
 
   Env& env_;
   ClusterClient& cluster_;
   std::vector<PeerNode*> peers_;
-  VolumeManager* manager_ = nullptr;
+  ServingLoops* loops_ = nullptr;
   AsyncMutex asking_;
   std::optional<ClusterReport> report_;
   TimePoint asked_at_;

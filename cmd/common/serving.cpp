@@ -19,15 +19,11 @@ void add_tls_options(CLI::App& app, TlsOptions& options) {
       ->needs(certificates);
 }
 
-Task<std::unique_ptr<Serving>> Serving::start(Env& env, Kv& kv, VolumeManagerOptions options) {
+Task<std::unique_ptr<Serving>> Serving::start(Env& env, Kv& kv, ServingOptions options) {
   std::unique_ptr<Serving> serving(new Serving(env));
-  AGRO_CO_TRY(serving->cluster_, co_await ClusterClient::start(env, kv));
-  serving->manager_ =
-      std::make_unique<VolumeManager>(env, kv, *serving->cluster_, std::move(options));
-  serving->server_ =
-      std::make_unique<nbd::Server>(env.executor, env.clock, env.metrics, *serving->manager_);
-  serving->source_ = std::make_unique<ClusterSource>(env, *serving->cluster_);
-  serving->source_->set_manager(*serving->manager_);
+  AGRO_CO_TRY(serving->loops_, co_await ServingLoops::start(env, kv, std::move(options)));
+  serving->source_ = std::make_unique<ClusterSource>(env, serving->cluster());
+  serving->source_->set_loops(*serving->loops_);
   serving->http_server_ = std::make_unique<http::Server>(env, *serving->source_);
   co_return std::move(serving);
 }
@@ -36,13 +32,13 @@ Result<void> Serving::use_tls(const TlsOptions& options) {
   if (options.certificates.empty()) return {};
   AGRO_TRY(std::shared_ptr<const nbd::TlsContext> tls,
            nbd::TlsContext::for_server(options.certificates, options.verify_clients));
-  server_->use_tls(std::move(tls));
+  loops_->use_tls(std::move(tls));
   return {};
 }
 
 Task<void> Serving::listen_nbd(std::vector<Address> addresses) {
   for (const Address& address : addresses) {
-    AGRO_CO_TRY([[maybe_unused]] const Address bound, co_await server_->listen(env_.network, address));
+    AGRO_CO_TRY([[maybe_unused]] const Address bound, co_await loops_->first().server().listen(env_.network, address));
   }
   co_return Result<void>();
 }
@@ -54,42 +50,31 @@ Task<void> Serving::listen_http(std::vector<Address> addresses) {
   co_return Result<void>();
 }
 
-namespace {
-
-Job stop_server(nbd::Server& server) { co_await server.stop(); }
-
-}  // namespace
-
 Task<void> Serving::stop() {
-  // A request that waits in a suspended volume ends when the manager closes the volume.
-  TaskGroup group(env_.executor);
-  group.spawn(stop_server(*server_));
-  Result<void> result = co_await manager_->stop();
-  co_await group.join();
+  Result<void> result = co_await loops_->stop();
   co_await http_server_->stop();
-  co_await cluster_->stop();
   co_return result;
 }
 
-std::string Serving::status_line(double seconds) {
-  const std::uint64_t read = env_.metrics.value("agro_volume_read_bytes_total");
-  const std::uint64_t written = env_.metrics.value("agro_volume_written_bytes_total");
-  const auto rate = [seconds](std::uint64_t now, std::uint64_t before) {
-    return format_size(static_cast<std::uint64_t>(static_cast<double>(now - before) / seconds));
-  };
-  const Space space = cluster_->distributor().space();
+Awaitable<std::string> Serving::status_line(double seconds) {
+  const LoopReport report = co_await loops_->report();
+  const auto total = [&](const char* name) { return static_cast<double>(env_.metrics.value(name)) + report.metrics.value(name); };
+  const double read = total("agro_volume_read_bytes_total");
+  const double written = total("agro_volume_written_bytes_total");
+  const auto rate = [seconds](double now, double before) { return format_size(static_cast<std::uint64_t>((now - before) / seconds)); };
+  const Space space = cluster().distributor().space();
   std::string line = fmt::format(
       "{} volumes | {} attached | read {}/s | write {}/s | stores {} of {}",
-      cluster_->view().volumes.size(), manager_->attached().size(), rate(read, read_before_),
+      cluster().view().volumes.size(), report.attached.size(), rate(read, read_before_),
       rate(written, written_before_), format_size(space.used), format_size(space.size));
-  for (const VolumeManager::Attached& one : manager_->attached()) {
+  for (const VolumeManager::Attached& one : report.attached) {
     if (!one.status.failed.empty()) line += fmt::format(" | {} FAILED: {}", one.name, one.status.failed);
     else if (!one.status.suspended.empty()) line += fmt::format(" | {} waits: {}", one.name, one.status.suspended);
     else if (!one.status.health.empty()) line += fmt::format(" | {} {}", one.name, one.status.health);
   }
   read_before_ = read;
   written_before_ = written;
-  return line;
+  co_return line;
 }
 
 void add_map_memory_option(CLI::App& app, std::uint64_t& size) {
@@ -110,7 +95,8 @@ Awaitable<void> serve_until_stopped(SystemEnv& system, Serving& serving) {
   while (!system.stop_requested()) {
     co_await wait_until(system.stop_event(), clock, clock.now() + std::chrono::seconds(1));
     if (!terminal) continue;
-    std::printf("\r\033[K%s", serving.status_line(1.0).c_str());
+    const std::string line = co_await serving.status_line(1.0);
+    std::printf("\r\033[K%s", line.c_str());
     std::fflush(stdout);
   }
   if (terminal) std::printf("\n");

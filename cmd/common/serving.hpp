@@ -1,4 +1,4 @@
-// Serving volumes over NBD: what `agro standalone` and `agroblock nbdserve` both do.
+// Serving volumes over NBD: what `agro standalone` and `agroblock` do.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -8,9 +8,7 @@
 
 #include "base/system_env.hpp"
 #include "common/cluster_source.hpp"
-#include "internal/nbd/server.hpp"
-#include "node/cluster_client.hpp"
-#include "node/volume_manager.hpp"
+#include "common/serving_loops.hpp"
 
 namespace agro {
 
@@ -21,14 +19,15 @@ struct TlsOptions {
 };
 void add_tls_options(CLI::App& app, TlsOptions& options);
 
-/// Cluster client, volume manager, NBD server and HTTP server, started and stopped in order.
+/// The loops that serve volumes, and the HTTP server that tells of them, started and stopped in order.
 class Serving {
  public:
-  /// Errors: those of ClusterClient::start. `env` and `kv` outlive it.
-  static Task<std::unique_ptr<Serving>> start(Env& env, Kv& kv, VolumeManagerOptions options);
+  /// Errors: those of ServingLoops::start. `env` and `kv` outlive it.
+  static Task<std::unique_ptr<Serving>> start(Env& env, Kv& kv, ServingOptions options);
 
-  ClusterClient& cluster() { return *cluster_; }
-  VolumeManager& manager() { return *manager_; }
+  ClusterClient& cluster() { return loops_->first().cluster(); }
+  /// The first loop's, which has all volumes where it is the only one.
+  VolumeManager& manager() { return loops_->first().manager(); }
   ClusterSource& source() { return *source_; }
 
   /// Before listen_nbd(). Errors: invalid_argument, naming the file and what is wrong with it.
@@ -42,19 +41,17 @@ class Serving {
   Task<void> stop();
 
   /// One line for people: what is attached and what it does. `seconds` since the last call.
-  std::string status_line(double seconds);
+  Awaitable<std::string> status_line(double seconds);
 
  private:
   explicit Serving(Env& env) : env_(env) {}
 
   Env& env_;
-  std::unique_ptr<ClusterClient> cluster_;
-  std::unique_ptr<VolumeManager> manager_;
-  std::unique_ptr<nbd::Server> server_;
+  std::unique_ptr<ServingLoops> loops_;
   std::unique_ptr<ClusterSource> source_;
   std::unique_ptr<http::Server> http_server_;
-  std::uint64_t read_before_ = 0;
-  std::uint64_t written_before_ = 0;
+  double read_before_ = 0;
+  double written_before_ = 0;
 };
 
 /// The option --map-memory of programs that open volumes, for MapMemory.

@@ -23,6 +23,36 @@ std::uint64_t Histogram::count() const {
   return std::accumulate(counts_.begin(), counts_.end(), std::uint64_t{0});
 }
 
+void Histogram::add(const Histogram& other) {
+  for (std::size_t bucket = 0; bucket < counts_.size(); ++bucket) counts_[bucket] += other.counts_[bucket];
+  sum_ns_ += other.sum_ns_;
+}
+
+void MetricsSnapshot::merge(const MetricsSnapshot& other) {
+  for (const auto& [name, family] : other.families_) {
+    for (const Sample& sample : family.samples) {
+      std::vector<Sample>* const own = families_.contains(name) ? &families_.at(name).samples : nullptr;
+      const auto same = [&sample](const Sample& one) { return one.labels == sample.labels; };
+      const auto found = own == nullptr ? std::vector<Sample>::iterator() : std::find_if(own->begin(), own->end(), same);
+      if (own == nullptr || found == own->end()) {
+        add(name, family.help, family.kind, sample);
+        continue;
+      }
+      found->value += sample.value;
+      found->histogram.add(sample.histogram);
+    }
+  }
+}
+
+double MetricsSnapshot::value(const std::string& name, const MetricLabels& labels) const {
+  const auto family = families_.find(name);
+  if (family == families_.end()) return 0;
+  for (const Sample& sample : family->second.samples) {
+    if (sample.labels == labels) return sample.value;
+  }
+  return 0;
+}
+
 void MetricsSnapshot::add(const std::string& name, const std::string& help, MetricKind kind,
                           Sample sample) {
   const auto [entry, is_new] = families_.try_emplace(name, Family{help, kind, {}});

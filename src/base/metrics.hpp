@@ -1,4 +1,4 @@
-// Counters, gauges and latency histograms of one process.
+// Counters, gauges and latency histograms of one loop, and their sums where a process has several.
 //
 // Invariants: counting is one add and observing a latency a handful of instructions, without lock or
 // lookup; whoever counts looks the metric up once and keeps the reference, which stays valid for the
@@ -47,6 +47,7 @@ class Histogram {
   const std::array<std::uint64_t, kBoundCount + 1>& counts() const { return counts_; }
   std::uint64_t sum_ns() const { return sum_ns_; }
   std::uint64_t count() const;
+  void add(const Histogram& other);
 
  private:
   std::array<std::uint64_t, kBoundCount + 1> counts_{};
@@ -95,13 +96,18 @@ class MetricsSnapshot {
   void counter(const std::string& name, const std::string& help, double value,
                MetricLabels labels = {});
 
+  /// What another loop of the process counted: where name and labels are the same, the sum.
+  void merge(const MetricsSnapshot& other);
+  /// A counter's or gauge's; 0 when there is none.
+  double value(const std::string& name, const MetricLabels& labels = {}) const;
+
   const std::map<std::string, Family>& families() const { return families_; }
 
  private:
   std::map<std::string, Family> families_;
 };
 
-/// The registry of one process.
+/// The registry of one loop.
 class Metrics {
  public:
   /// The metric of that name and labels, made at first use.

@@ -186,7 +186,7 @@ Task<Response> Server::respond(Request request) {
 
 Task<Response> Server::metrics() {
   MetricsSnapshot snapshot = env_.metrics.snapshot();
-  source_.add_metrics(snapshot);
+  co_await source_.add_metrics(snapshot);
   const auto shared = std::make_shared<const MetricsSnapshot>(std::move(snapshot));
   Response response;
   response.content_type = kExpositionType;

@@ -26,8 +26,8 @@ struct ReadyCheck {
 class Source {
  public:
   virtual ~Source() = default;
-  /// Adds what is only known when asked for to the process's metrics.
-  virtual void add_metrics(MetricsSnapshot& snapshot) = 0;
+  /// Adds what is only known when asked for to the loop's metrics. `snapshot` outlives the await.
+  virtual Awaitable<void> add_metrics(MetricsSnapshot& snapshot) = 0;
   virtual std::vector<ReadyCheck> readiness() = 0;
   /// The names below /api/v1/.
   virtual std::vector<std::string> topics() const = 0;

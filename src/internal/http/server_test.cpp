@@ -14,7 +14,10 @@ using std::chrono::seconds;
 
 class FakeSource final : public Source {
  public:
-  void add_metrics(MetricsSnapshot& snapshot) override { snapshot.gauge("agro_asked", "Asked", 1); }
+  Awaitable<void> add_metrics(MetricsSnapshot& snapshot) override {
+    snapshot.gauge("agro_asked", "Asked", 1);
+    co_return;
+  }
   std::vector<ReadyCheck> readiness() override { return {{"the ring is known", problem}}; }
   std::vector<std::string> topics() const override { return {"peers"}; }
   Task<std::string> answer(std::string topic) override {
