@@ -215,15 +215,19 @@ class Volume final : public BlockDevice {
 
   // volume_log.cpp: the way of a write
   std::optional<Result<void>> try_write_now(std::uint64_t offset, ConstBytes data);
-  bool has_write_room() const;
+  bool has_write_room(std::size_t size) const;
+  bool fits_open_segment(std::size_t size) const;
   Duration pace_per_segment() const;
   /// Whether the peers surely can take what is in flight and `more`, without their reserve: what is
   /// acknowledged must find room, or the checkpoint that makes room would wait for it.
   bool has_space_for_in_flight(std::uint64_t more) const;
+  bool has_space_for_write(std::size_t size) const;
+  /// What so many blocks take at most, with all their copies.
+  std::uint64_t space_of(std::uint64_t block_count) const;
   bool is_usable() const;
   bool has_buffer_room() const;
   void evict_when_due();
-  Awaitable<void> wait_for_write_room();
+  Awaitable<void> wait_for_write_room(std::size_t size);
   Awaitable<void> wait_for_buffer_room();
   OpenSegment& writable_segment();
   void write_sectors(std::uint64_t lba, ConstBytes data);
@@ -271,6 +275,8 @@ class Volume final : public BlockDevice {
   Job checkpoint_when_due();
   void note_space_shortage();
   void end_space_shortage();
+  /// Whether all was done that gives space back.
+  bool nothing_to_free() const;
   Task<void> free_dead_blocks();
 
   // volume_copies.cpp: going on with fewer copies, and making the others again
@@ -310,7 +316,12 @@ class Volume final : public BlockDevice {
   // volume_cleaner.cpp
   Job clean_when_needed();
   bool cleaning_is_needed() const;
+  /// Whether another round would surely give back more than it takes.
+  bool cleaning_gains() const;
+  /// Whether the next round could take of the reserve.
+  bool cleans_from_reserve() const;
   std::vector<BlockId> choose_victims() const;
+  Task<bool> clean_once(std::uint64_t& activity_before);
   Task<std::uint64_t> clean_some();
   Task<void> read_victim(Victim& victim);
   Task<void> find_live(const Victim& victim, std::vector<Moved>& moved);

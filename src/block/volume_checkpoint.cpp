@@ -13,6 +13,8 @@ constexpr std::size_t kRemovesAtOnce = 4096;
 constexpr std::size_t kEvictRoundsOfCheckpoint = 1024;
 /// A volume nobody writes to gets its checkpoint soon, so that the next opening replays nothing.
 constexpr Duration kIdleCheckpoint = std::chrono::seconds(5);
+/// An open one, and what a write of a whole buffer may open.
+constexpr std::uint64_t kSegmentsToGoOn = 3;
 
 }  // namespace
 
@@ -172,12 +174,20 @@ void Volume::note_space_shortage() {
   checkpoint_wanted_.notify_all();
 }
 
-/// Users go on when the peers have room again, beyond the reserve.
+bool Volume::nothing_to_free() const {
+  return in_flight_.empty() && map_.dead_count() == 0 && doomed_.empty() && removal_count_ == 0 &&
+         !cleaning_gains();
+}
+
+/// Users go on when the peers have room again, beyond the reserve: a good deal of it, or what there is once
+/// nothing more can be freed, if it is enough for a write.
 void Volume::end_space_shortage() {
-  const std::uint64_t enough =
+  if (!short_of_space_) return;
+  const std::uint64_t plenty =
       std::uint64_t{2} * blockset_->copy_count() * options_.in_flight_size_max / 4;
-  const std::uint64_t size = backend_.space().size;
-  if (!short_of_space_ || !has_space_for_in_flight(std::min(enough, size / 16) + 1)) return;
+  const std::uint64_t least = space_of(kSegmentsToGoOn);
+  const std::uint64_t enough = std::max(std::min(plenty, backend_.space().size / 16) + 1, least);
+  if (!has_space_for_in_flight(enough) && !(has_space_for_in_flight(least) && nothing_to_free())) return;
   if (env_.clock.now() < space_known_at_) return;  // that may be what they had before they refused
   log_warning("volume {}: there is space again: writes go on", id_.value);
   short_of_space_ = false;

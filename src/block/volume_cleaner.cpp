@@ -22,6 +22,8 @@ constexpr std::uint64_t kSmallBlocksBusy = 65536;  // some 20 s of writes with a
 constexpr std::uint64_t kSlackBlocks = 16;        // garbage that is not worth a look
 constexpr std::uint32_t kBlocksAtOnce = 4;        // full output blocks per round
 constexpr std::uint32_t kBlocksAtOnceShort = 2;   // the same when only the reserve is left
+constexpr std::uint64_t kLeastGain = 16;           // of a block, by which a round must gain one part
+constexpr std::uint64_t kLeastGainOfMoved = 32;    // of what it moves, likewise
 constexpr std::size_t kVictimsAtOnce = 256;
 constexpr std::size_t kReadsAtOnce = 8;
 constexpr Duration kLookAgain = std::chrono::milliseconds(200);
@@ -45,7 +47,27 @@ double Volume::garbage_ratio_limit() const {
   return is_busy() ? kRatioBusy : kRatioIdle;
 }
 
+bool Volume::cleans_from_reserve() const {
+  return short_of_space_ || !has_space_for_in_flight(space_of(kBlocksAtOnce + 1));
+}
+
+bool Volume::cleaning_gains() const {
+  const std::uint64_t sectors_per_block = blockset_->payload_capacity() / kSectorSize;
+  std::uint64_t stored = 0;
+  std::uint64_t live = 0;
+  const std::vector<BlockId> victims = choose_victims();
+  for (const BlockId id : victims) {
+    stored += map_.table()[id].sector_count + 1;  // a block takes something itself
+    live += map_.table()[id].live_count;
+  }
+  const std::uint64_t after = live + (live + sectors_per_block - 1) / sectors_per_block;
+  return stored >= after + std::max<std::uint64_t>(1, sectors_per_block / kLeastGain) &&
+         stored >= after + after / kLeastGainOfMoved;
+}
+
 bool Volume::cleaning_is_needed() const {
+  // Users wait: to the last that can be had, however much of the space that is.
+  if (short_of_space_) return cleaning_gains();
   const std::uint64_t sectors_per_block = blockset_->payload_capacity() / kSectorSize;
   const std::uint64_t live = map_.live_sector_count() - map_.pinned_live_sector_count();
   const std::uint64_t stored =
@@ -87,7 +109,7 @@ std::vector<BlockId> Volume::choose_victims() const {
                       return left.score > right.score;
                     });
   std::vector<BlockId> victims;
-  const std::uint64_t blocks_at_once = short_of_space_ ? kBlocksAtOnceShort : kBlocksAtOnce;
+  const std::uint64_t blocks_at_once = cleans_from_reserve() ? kBlocksAtOnceShort : kBlocksAtOnce;
   std::uint64_t live = 0;
   for (std::size_t index = 0; index < considered; ++index) {
     live += candidates[index].live_count;
@@ -224,6 +246,39 @@ Task<std::uint64_t> Volume::clean_some() {
   co_return last_sequence_ - sequence_before;
 }
 
+/// False: the next round has time, or would do no good.
+Task<bool> Volume::clean_once(std::uint64_t& activity_before) {
+  const TimePoint begin = env_.clock.now();
+  const bool from_reserve = cleans_from_reserve();
+  // What is on its way, and the checkpoint that waits for it, have the reserve before us.
+  if (map_.dead_count() > 0 ? from_reserve : short_of_space_ && !in_flight_.empty()) {
+    AGRO_CO_TRY_OK(co_await free_dead_blocks());
+    end_space_shortage();
+    if (!cleaning_is_needed()) co_return false;
+  }
+  AGRO_CO_TRY(const std::uint64_t cleaned, co_await clean_some());
+  if (cleaned == 0 && map_.dead_count() == 0) co_return false;
+  if (from_reserve) {
+    // One round at a time: what it wrote took of the reserve, what it emptied gives back.
+    AGRO_CO_TRY_OK(co_await free_dead_blocks());
+    end_space_shortage();
+    co_return true;
+  }
+  if (checkpoint_is_due()) checkpoint_wanted_.notify_all();
+  if (cleaned == 0) {
+    checkpoint_wanted_.notify_all();
+    co_return false;
+  }
+  busy_ = user_activity() != activity_before;
+  activity_before = user_activity();
+  const bool far_behind =
+      map_.stored_sector_count() - map_.pinned_stored_sector_count() > 3 * map_.live_sector_count();
+  if (!is_busy() || far_behind || is_space_scarce()) co_return true;
+  const TimePoint now = env_.clock.now();
+  co_await wait_until(stopping_, env_.clock, now + 3 * (now - begin));
+  co_return true;
+}
+
 Job Volume::clean_when_needed() {
   std::uint64_t activity_before = user_activity();
   while (!stopping_jobs_) {
@@ -233,34 +288,14 @@ Job Volume::clean_when_needed() {
     if (!busy_) buffers_.drop_idle();  // of a thousand volumes few are used at a time
     end_space_shortage();
     if (short_of_space_ && map_.dead_count() > 0) checkpoint_wanted_.notify_all();
-    while (!stopping_jobs_ && !failed_ && cleaning_is_needed()) {
-      const TimePoint begin = env_.clock.now();
-      const Result<std::uint64_t> cleaned = co_await clean_some();
-      if (!cleaned.has_value()) {
+    bool more = true;
+    while (more && !stopping_jobs_ && !failed_ && cleaning_is_needed()) {
+      const Result<bool> cleaned = co_await clean_once(activity_before);
+      more = cleaned.has_value() && *cleaned;
+      if (!cleaned.has_value() && !stopping_jobs_) {
         log_warning("volume {}: cleaning failed, will try again: {}", id_.value,
                     cleaned.error().to_string());
-        break;
       }
-      if (*cleaned == 0 && map_.dead_count() == 0) break;
-      if (short_of_space_) {
-        // One round at a time: what it wrote took of the reserve, what it emptied gives back.
-        const Result<void> freed = co_await free_dead_blocks();
-        if (!freed.has_value()) break;
-        end_space_shortage();
-        continue;
-      }
-      if (checkpoint_is_due()) checkpoint_wanted_.notify_all();
-      if (*cleaned == 0) {
-        checkpoint_wanted_.notify_all();
-        break;
-      }
-      busy_ = user_activity() != activity_before;
-      activity_before = user_activity();
-      const bool far_behind =
-          map_.stored_sector_count() - map_.pinned_stored_sector_count() > 3 * map_.live_sector_count();
-      if (!is_busy() || far_behind || is_space_scarce()) continue;
-      const TimePoint now = env_.clock.now();
-      co_await wait_until(stopping_, env_.clock, now + 3 * (now - begin));
     }
   }
 }

@@ -22,8 +22,14 @@ bool is_stream(const SegmentBuilder& segment) {
 
 bool Volume::is_usable() const { return !failed_ && !stopping_jobs_ && lease_.valid(); }
 
-bool Volume::has_write_room() const {
-  return !short_of_space_ && has_buffer_room() && (open_ || env_.clock.now() >= paced_until_);
+bool Volume::has_write_room(std::size_t size) const {
+  if (short_of_space_ || !has_buffer_room()) return false;
+  if (fits_open_segment(size)) return true;
+  return env_.clock.now() >= paced_until_ && has_space_for_write(size);
+}
+
+bool Volume::fits_open_segment(std::size_t size) const {
+  return open_ && size <= std::size_t{open_->builder.room_sectors()} * kSectorSize;
 }
 
 /// How long users wait after a full segment: nothing while there is space, more and more as it runs
@@ -42,20 +48,32 @@ bool Volume::has_buffer_room() const {
   return in_flight_.size() * buffers_.buffer_size() < options_.in_flight_size_max;
 }
 
-bool Volume::has_space_for_in_flight(std::uint64_t more) const {
-  const Space space = backend_.space();
-  const std::uint64_t needed =
-      std::uint64_t{in_flight_.size()} * buffers_.buffer_size() * blockset_->copy_count();
-  return space.size == 0 || space.available >= needed + more;
+std::uint64_t Volume::space_of(std::uint64_t block_count) const {
+  return block_count * buffers_.buffer_size() * blockset_->copy_count();
 }
 
-Awaitable<void> Volume::wait_for_write_room() {
-  while (!failed_ && !stopping_jobs_ && !(has_write_room() && lease_.valid())) {
-    if (env_.clock.now() < paced_until_) {
+bool Volume::has_space_for_in_flight(std::uint64_t more) const {
+  const Space space = backend_.space();
+  return space.size == 0 || space.available >= space_of(in_flight_.size()) + more;
+}
+
+/// Whether all of the segments that a write fills or opens surely find room.
+bool Volume::has_space_for_write(std::size_t size) const {
+  const std::uint64_t segment_count = (open_ ? 1 : 0) + 1 + size / blockset_->payload_capacity();
+  return has_space_for_in_flight(space_of(segment_count));
+}
+
+Awaitable<void> Volume::wait_for_write_room(std::size_t size) {
+  while (!failed_ && !stopping_jobs_ && !(has_write_room(size) && lease_.valid())) {
+    const bool fits = fits_open_segment(size);
+    if (!fits && env_.clock.now() < paced_until_) {
       co_await wait_until(progress_, env_.clock, paced_until_);
-    } else {
-      co_await progress_.wait();
+      continue;
     }
+    // What is on its way may take less than it could. With nothing on its way, space must be made.
+    const bool lacks_space = !fits && in_flight_.empty() && !has_space_for_write(size);
+    if (lacks_space && !short_of_space_) note_space_shortage();
+    co_await progress_.wait();
   }
 }
 
@@ -119,7 +137,7 @@ std::optional<Result<void>> Volume::try_write(std::uint64_t offset, ConstBytes d
 
 std::optional<Result<void>> Volume::try_write_now(std::uint64_t offset, ConstBytes data) {
   if (offset % kSectorSize != 0 || data.size() % kSectorSize != 0) return std::nullopt;
-  if (!is_usable() || !has_write_room()) return std::nullopt;
+  if (!is_usable() || !has_write_room(data.size())) return std::nullopt;
   if (Result<void> range = check_range(offset, data.size()); !range) return range;
   if (!map_.is_loaded(offset / kSectorSize, data.size() / kSectorSize)) return std::nullopt;
   write_sectors(offset / kSectorSize, data);
@@ -131,12 +149,12 @@ Task<void> Volume::write(std::uint64_t offset, ConstBytes data) {
   AGRO_CO_TRY_OK(check_range(offset, data.size()));
   PagePin pin;  // from a load to the write that it is for
   while (!data.empty()) {
-    co_await wait_for_write_room();
-    AGRO_CO_TRY_OK(check_usable());
     // A partial sector at either end goes by itself; whole ones go together, but no more at a time
     // than leaves the bound on bytes in flight a bound.
     const std::uint64_t skip = offset % kSectorSize;
     std::size_t size = std::min<std::size_t>(data.size(), buffers_.buffer_size());
+    co_await wait_for_write_room(size);
+    AGRO_CO_TRY_OK(check_usable());
     if (skip != 0 || size < kSectorSize) {
       size = std::min<std::size_t>(kSectorSize - skip, data.size());
       AGRO_CO_TRY_OK(co_await write_part(offset, data.first(size)));
@@ -161,7 +179,7 @@ Task<void> Volume::write_part(std::uint64_t offset, ConstBytes data) {
   const PagePin pin = pin_range(lba, 1);
   if (!map_.is_loaded(lba, 1)) {
     AGRO_CO_TRY_OK(co_await load_range(lba, 1));
-    co_await wait_for_write_room();
+    co_await wait_for_write_room(kSectorSize);
     AGRO_CO_TRY_OK(check_usable());
   }
   while (true) {
@@ -171,7 +189,7 @@ Task<void> Volume::write_part(std::uint64_t offset, ConstBytes data) {
     if (!read_local(before, sector.bytes())) {
       const BlockRef ref = ref_of(before.block);
       AGRO_CO_TRY_OK(co_await read_sectors(lba, sector.bytes()));
-      co_await wait_for_write_room();
+      co_await wait_for_write_room(kSectorSize);
       AGRO_CO_TRY_OK(check_usable());
       const MapRun after = map_.lookup(lba, 1);
       if (after != before || ref_of(after.block) != ref) continue;
@@ -241,7 +259,6 @@ void Volume::send(SegmentBuilder& builder, BlockId id, std::uint16_t flags, bool
   write_options.reserve = reserve;
   write_options.keep = (flags & kSegmentByCleaner) != 0 || !is_stream(builder);
   jobs_.spawn(write_block(sequence, {buffer, buffer->bytes().first(size)}, write_options));
-  if (!short_of_space_ && !has_space_for_in_flight(0)) note_space_shortage();
   if (checkpoint_is_due()) checkpoint_wanted_.notify_all();
 }
 

@@ -182,7 +182,8 @@ Space Distributor::space() const {
   Space sum;
   std::vector<std::uint64_t> free;
   std::vector<std::uint64_t> free_connected;
-  for (const PeerPtr& member : member_peers_) {
+  // As write_candidates(): what members that leave have free takes no more blocks.
+  for (const PeerPtr& member : target_peers_) {
     if (member == nullptr) continue;
     const std::optional<PeerStat> stat = member->peer->last_stat();
     if (!stat.has_value()) continue;

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "base/log.hpp"
+#include "distributor/last_stat.hpp"
 #include "distributor/peer_address.hpp"
 #include "distributor/protocols/adp/adp_channel.hpp"
 #include "models/codec.hpp"
@@ -157,6 +158,7 @@ struct AdpPeer::State {
         options(std::move(its_options)),
         name(fmt::format("peer {} at {}", options.peer.to_string(),
                          format_peer_address(options.address))),
+        last_stat(options.block_size),
         jobs(env.executor) {}
 
   Env env;
@@ -166,7 +168,8 @@ struct AdpPeer::State {
   bool closed = false;
   bool hurry = false;  // do not wait for the next try
   Error problem{Errc::unavailable, "not connected yet"};
-  std::optional<PeerStat> last_stat;
+  LastStat last_stat;
+  bool asking = false;  // stat(), before it is due
   Event changed;
   std::function<void()> listener;
   TaskGroup jobs;
@@ -195,6 +198,8 @@ struct AdpPeer::State {
   static Task<void> say_hello(std::shared_ptr<State> state, SessionPtr session);
   static Job heartbeat_job(std::shared_ptr<State> state, SessionPtr session);
   static Task<PeerStat> ask_stat(std::shared_ptr<State> state, TimePoint deadline);
+  static void ask_when_old(const std::shared_ptr<State>& state);
+  static Job ask_job(std::shared_ptr<State> state);
   void note_problem(const Error& error);
 };
 
@@ -353,8 +358,19 @@ Task<PeerStat> AdpPeer::State::ask_stat(std::shared_ptr<State> state, TimePoint 
   request.op = AdpOp::stat;
   AGRO_CO_TRY(const Reply reply, co_await call(state, std::move(request), deadline));
   AGRO_CO_TRY(const PeerStat stat, decode_adp_stat(reply.body));
-  state->last_stat = stat;
+  state->last_stat.told(stat);
   co_return stat;
+}
+
+void AdpPeer::State::ask_when_old(const std::shared_ptr<State>& state) {
+  if (state->closed || state->asking || !state->last_stat.is_old()) return;
+  state->asking = true;
+  state->jobs.spawn(ask_job(state));
+}
+
+Job AdpPeer::State::ask_job(std::shared_ptr<State> state) {
+  (void)co_await ask_stat(state, state->env.clock.now() + kHeartbeat);  // the next heartbeat asks again
+  state->asking = false;
 }
 
 AdpPeer::AdpPeer(Env env, AdpPeerOptions options)
@@ -373,7 +389,7 @@ bool AdpPeer::local() const {
   return is_this_machine(state_->options.address) ||
          (state_->session != nullptr && state_->session->near);
 }
-std::optional<PeerStat> AdpPeer::last_stat() const { return state_->last_stat; }
+std::optional<PeerStat> AdpPeer::last_stat() const { return state_->last_stat.get(); }
 std::string AdpPeer::problem() const { return connected() ? "" : state_->problem.message; }
 
 void AdpPeer::close() {
@@ -415,7 +431,13 @@ Task<void> AdpPeer::write(PeerWrite request, TimePoint deadline) {
   if (wire.payload.size() > state_->options.block_size) {
     co_return fail(Errc::too_large, fmt::format("a block of {} bytes", wire.payload.size()));
   }
-  AGRO_CO_TRY_OK(co_await State::call(state_, std::move(wire), deadline));
+  const std::shared_ptr<State> state = state_;
+  const std::size_t size = wire.payload.size();
+  state->last_stat.begin_put(size);
+  const Result<State::Reply> reply = co_await State::call(state, std::move(wire), deadline);
+  state->last_stat.end_put(size, reply.code());
+  State::ask_when_old(state);
+  if (!reply.has_value()) co_return fail(reply.error());
   co_return Result<void>();
 }
 
@@ -500,6 +522,8 @@ Task<void> AdpPeer::remove(std::vector<BlockRef> refs, TimePoint deadline) {
     wire.body = encode_adp_refs(some);
     AGRO_CO_TRY_OK(co_await State::call(state, std::move(wire), deadline));
   }
+  state->last_stat.note_removal();
+  State::ask_when_old(state);
   co_return Result<void>();
 }
 

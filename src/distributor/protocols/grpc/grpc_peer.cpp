@@ -9,6 +9,7 @@
 #include <span>
 
 #include "base/log.hpp"
+#include "distributor/last_stat.hpp"
 #include "distributor/peer_address.hpp"
 #include "distributor/protocols/grpc/grpc_codec.hpp"
 #include "distributor/protocols/grpc/peer.grpc.pb.h"
@@ -71,6 +72,7 @@ struct GrpcPeer::State : std::enable_shared_from_this<GrpcPeer::State> {
         name(fmt::format("peer {} at {}", options.peer.to_string(),
                          format_peer_address({options.address, PeerProtocol::grpc}))),
         stub(wire::Peer::NewStub(make_channel(options))),
+        last_stat(options.block_size),
         jobs(env.executor) {}
 
   /// Everything but the reply's meaning.
@@ -154,6 +156,8 @@ struct GrpcPeer::State : std::enable_shared_from_this<GrpcPeer::State> {
 
   static Task<void> say_hello(std::shared_ptr<State> state);
   static Task<PeerStat> ask_stat(std::shared_ptr<State> state, TimePoint deadline);
+  static void ask_when_old(const std::shared_ptr<State>& state);
+  static Job ask_job(std::shared_ptr<State> state);
   static Job run(std::shared_ptr<State> state);
 
   Env env;
@@ -163,7 +167,8 @@ struct GrpcPeer::State : std::enable_shared_from_this<GrpcPeer::State> {
   bool is_connected = false;
   bool closed = false;
   Error problem{Errc::unavailable, "not connected yet"};
-  std::optional<PeerStat> last_stat;
+  LastStat last_stat;
+  bool asking = false;  // stat(), before it is due
   TimePoint last_heard;
   std::map<std::uint64_t, std::shared_ptr<Call>> in_flight;
   std::uint64_t next_call_id = 1;
@@ -199,8 +204,19 @@ Task<PeerStat> GrpcPeer::State::ask_stat(std::shared_ptr<State> state, TimePoint
   AGRO_CO_TRY(const wire::StatReply reply,
               co_await call(state, "stat", &AsyncStub::Stat, std::move(request), deadline));
   AGRO_CO_TRY(const PeerStat stat, from_wire(reply));
-  state->last_stat = stat;
+  state->last_stat.told(stat);
   co_return stat;
+}
+
+void GrpcPeer::State::ask_when_old(const std::shared_ptr<State>& state) {
+  if (state->closed || state->asking || !state->last_stat.is_old()) return;
+  state->asking = true;
+  state->jobs.spawn(ask_job(state));
+}
+
+Job GrpcPeer::State::ask_job(std::shared_ptr<State> state) {
+  (void)co_await ask_stat(state, state->env.clock.now() + kHeartbeat);  // the next heartbeat asks again
+  state->asking = false;
 }
 
 Job GrpcPeer::State::run(std::shared_ptr<State> state) {
@@ -245,7 +261,7 @@ GrpcPeer::~GrpcPeer() { close(); }
 PeerId GrpcPeer::id() const { return state_->options.peer; }
 bool GrpcPeer::connected() const { return state_->is_connected; }
 bool GrpcPeer::local() const { return is_this_machine(state_->options.address); }
-std::optional<PeerStat> GrpcPeer::last_stat() const { return state_->last_stat; }
+std::optional<PeerStat> GrpcPeer::last_stat() const { return state_->last_stat.get(); }
 std::string GrpcPeer::problem() const { return connected() ? "" : state_->problem.message; }
 
 void GrpcPeer::close() {
@@ -297,7 +313,12 @@ Task<void> GrpcPeer::write(PeerWrite write, TimePoint deadline) {
   request.set_repair(write.repair);
   request.set_keep(write.keep);
   request.set_ring_version(write.ring_version);
-  AGRO_CO_TRY_OK(co_await State::call(state, "write", &AsyncStub::Write, std::move(request), deadline));
+  const std::size_t size = write.block.size();
+  state->last_stat.begin_put(size);
+  const auto reply = co_await State::call(state, "write", &AsyncStub::Write, std::move(request), deadline);
+  state->last_stat.end_put(size, reply.code());
+  State::ask_when_old(state);
+  if (!reply.has_value()) co_return fail(reply.error());
   co_return Result<void>();
 }
 
@@ -397,6 +418,8 @@ Task<void> GrpcPeer::remove(std::vector<BlockRef> refs, TimePoint deadline) {
     AGRO_CO_TRY_OK(
         co_await State::call(state, "remove", &AsyncStub::Remove, std::move(request), deadline));
   }
+  state->last_stat.note_removal();
+  State::ask_when_old(state);
   co_return Result<void>();
 }
 
