@@ -22,7 +22,7 @@ struct BlockLocation {
   std::uint32_t slot = 0;
   std::uint32_t size = 0;     // bytes
   std::uint16_t page = 0;     // within the slot; 0: the slot is the block's own
-  std::uint16_t unused = 0;
+  PackedTail tail{};          // of a packed block
   bool operator==(const BlockLocation&) const = default;
   bool is_inline() const { return page != 0; }
 };

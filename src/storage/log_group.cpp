@@ -12,7 +12,7 @@ LogGroup::LogGroup(LogPosition start, std::uint32_t block_size, std::uint64_t se
       pool_(pages) {}
 
 bool LogGroup::frame_takes(std::uint32_t inline_page_count) const {
-  return open_ && records_.size() < kFrameRecordsMax &&
+  return open_ && sizeof(FrameHeader) + (records_.size() + 1) * sizeof(StoreRecord) + tail_.size() <= kPageSize &&
          1 + inline_page_count_ + inline_page_count <= pages_left();
 }
 
@@ -29,25 +29,37 @@ void LogGroup::open_slot(std::uint32_t successor) {
   cursor_.next_slot = successor;
 }
 
-void LogGroup::add(StoreRecord& record, const SharedBytes& data) {
+PackedTail LogGroup::add(StoreRecord& record, const SharedBytes& data) {
   const std::uint32_t page_count = pages_of(data.size());
   if (!frame_takes(page_count)) {
     close_frame();
     open_ = true;
   }
   AGRO_ASSERT(frame_takes(page_count));
+  PackedTail tail;
   if (page_count > 0) {
     AGRO_ASSERT(record.kind == RecordKind::put_inline);
     record.slot = cursor_.slot;
     record.page = static_cast<std::uint16_t>(cursor_.page + 1 + inline_page_count_);
-    for (const ConstBytes part : whole_pages(data, pool_, owned_pages_)) {
-      inline_parts_.push_back(part);
-    }
     owned_blocks_.push_back(data);
-    inline_page_count_ += page_count;
+    // A later block would need a header of its own to be packed, which takes the page that is saved.
+    const std::size_t taken = sizeof(FrameHeader) + (records_.size() + 1) * sizeof(StoreRecord);
+    if (inline_page_count_ == 0) tail = find_tail(data.bytes, kPageSize - taken);
+    if (tail.is_some()) {
+      record.flags |= kRecordPacked;
+      tail_ = tail;
+      packed_ = data.bytes;
+      inline_parts_.push_back(data.bytes.first(data.size() - kPageSize));
+    } else {
+      for (const ConstBytes part : whole_pages(data, pool_, owned_pages_)) {
+        inline_parts_.push_back(part);
+      }
+    }
+    inline_page_count_ += record.own_pages();
   }
   records_.push_back(record);
   ++record_count_;
+  return tail;
 }
 
 void LogGroup::add_seal() {
@@ -66,8 +78,9 @@ void LogGroup::close_frame() {
   header.inline_page_count = static_cast<std::uint16_t>(inline_page_count_);
   header.slot = cursor_.slot;
   header.page = cursor_.page;
+  header.tail_code = tail_.code();
   std::shared_ptr<AlignedBuffer> page = pool_.take();
-  cursor_.previous_crc = encode_frame(header, records_, page->bytes());
+  cursor_.previous_crc = encode_frame(header, records_, page->bytes(), packed_);
 
   const std::uint64_t offset =
       slot_offset(cursor_.slot, block_size_) + std::uint64_t{cursor_.page} * kPageSize;
@@ -84,6 +97,8 @@ void LogGroup::close_frame() {
   records_.clear();
   inline_parts_.clear();
   inline_page_count_ = 0;
+  tail_ = {};
+  packed_ = {};
   open_ = false;
 }
 

@@ -1,7 +1,8 @@
 // One commit group, laid out: frames of records and the inline blocks behind them.
 //
 // Invariants: frames follow each other without a gap and chain by crc; a frame never crosses a slot;
-// nothing is copied but the unaligned tail of a block. No I/O here.
+// nothing is copied but the unaligned tail of a block, and what is left of the last page of a frame's first
+// block, which goes into the frame's header. No I/O here.
 // Format: docs/formats/store.md, "Log".
 #pragma once
 
@@ -9,7 +10,7 @@
 #include <vector>
 
 #include "base/disk.hpp"
-#include "storage/store_format.hpp"
+#include "storage/block_layout.hpp"
 
 namespace agro {
 
@@ -22,9 +23,9 @@ class LogGroup {
   bool needs_slot(std::uint32_t inline_page_count) const;
   /// Goes on in the slot that the log names next; `successor` is the one after it.
   void open_slot(std::uint32_t successor);
-  /// Adds a record; an inline block gets its slot and page. Shape: !needs_slot(its pages); `data`
-  /// is empty unless the record is put_inline with data to carry.
-  void add(StoreRecord& record, const SharedBytes& data);
+  /// Adds a record; an inline block gets its slot and page, and is packed if it can be: then its tail is
+  /// returned. Shape: !needs_slot(its pages); `data` is empty unless the record is put_inline with data to carry.
+  PackedTail add(StoreRecord& record, const SharedBytes& data);
   /// Makes it a frame without records. Shape: nothing was added, !needs_slot(0).
   void add_seal();
 
@@ -52,6 +53,8 @@ class LogGroup {
   std::vector<StoreRecord> records_;
   std::vector<ConstBytes> inline_parts_;
   std::uint32_t inline_page_count_ = 0;
+  PackedTail tail_;   // of the frame's first block, and
+  ConstBytes packed_;  // that block, if it is packed
 
   std::vector<FileWrite> writes_;
   std::vector<std::shared_ptr<AlignedBuffer>> owned_pages_;
@@ -63,9 +66,5 @@ class LogGroup {
 /// The block as whole pages: `data`, and a zero-filled copy of its last, partial page if there is one.
 std::vector<ConstBytes> whole_pages(const SharedBytes& data, BufferPool& pool,
                                     std::vector<std::shared_ptr<AlignedBuffer>>& owned_pages);
-
-inline std::uint64_t slot_offset(std::uint32_t slot, std::uint32_t block_size) {
-  return kSlotsOffset + std::uint64_t{slot} * block_size;
-}
 
 }  // namespace agro

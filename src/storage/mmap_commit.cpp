@@ -93,7 +93,7 @@ Task<std::vector<MmapStore::Entry>> MmapStore::fill_group(LogGroup& group) {
       finish(entry, allowed);
       continue;
     }
-    group.add(entry.record, entry.data);
+    entry.tail = group.add(entry.record, entry.data);
     page_count += inline_pages;
     entry.data = {};  // the group holds it now
     entries.push_back(std::move(entry));
@@ -199,12 +199,12 @@ void MmapStore::apply(const Entry& entry) {
     fence.wanted = std::max(fence.wanted, ref.epoch);
     return;
   }
-  if ((record.flags & kRecordDurable) != 0) return;  // restates what index_ says already
+  if (record.is_durable()) return;  // restates what index_ says already
   if (record.kind == RecordKind::remove) {
     if (const auto old = index_.remove(ref)) release(*old);
     return;
   }
-  const BlockLocation location{.slot = record.slot, .size = record.size, .page = record.page};
+  const BlockLocation location = location_of(record, entry.tail);
   if (location.is_inline()) slots_.add_live(location.slot, pages_of(location.size));
   if (const auto old = index_.put(ref, location)) release(*old);
 }

@@ -189,7 +189,7 @@ std::optional<std::uint32_t> MmapStore::find(const BlockRef& ref) const {
   return location->size;
 }
 
-Result<std::uint64_t> MmapStore::locate(const BlockRef& ref, std::uint32_t offset,
+Result<BlockLocation> MmapStore::locate(const BlockRef& ref, std::uint32_t offset,
                                         std::size_t size) const {
   const auto location = index_.find(ref);
   if (!location.has_value()) return fail(Errc::not_found, ref.to_string() + " is not here");
@@ -197,28 +197,33 @@ Result<std::uint64_t> MmapStore::locate(const BlockRef& ref, std::uint32_t offse
     return fail(Errc::invalid_argument, fmt::format("{}: bytes {} to {} of {}", ref.to_string(),
                                                     offset, offset + size, location->size));
   }
-  return offset_of(location->slot, location->page) + offset;
+  return *location;
 }
 
 Task<void> MmapStore::read(BlockRef ref, std::uint32_t offset, MutableBytes out) {
   const Call call(*this);
   if (closing_) co_return fail(Errc::closed, "the store is closed");
-  AGRO_CO_TRY(const std::uint64_t at, locate(ref, offset, out.size()));
+  AGRO_CO_TRY(const BlockLocation location, locate(ref, offset, out.size()));
   if (out.empty()) co_return Result<void>();
-  const auto entry = index_.find(ref);
-  const SlotPin pin(slots_, entry->slot);
+  const SlotPin pin(slots_, location.slot);
+  const FileExtent extent = extent_of(location, options_.block_size);
+  const BlockPieces pieces(location, options_.block_size, offset, out);
+  for (const BlockPieces::Piece& piece : pieces) AGRO_CO_TRY_OK(co_await read_piece(piece, extent));
+  co_return Result<void>();
+}
+
+Task<void> MmapStore::read_piece(BlockPieces::Piece piece, FileExtent around) {
+  const MutableBytes out = piece.out;
   // A cold read costs the disk an operation, not a page: the neighbours within the block come along
   // into the page cache, if there is one, where the next read finds them at once.
-  const std::uint64_t block_begin = at - offset;
-  const std::uint64_t begin = std::max(round_down(at, kColdReadSize), block_begin);
-  const std::uint64_t end =
-      std::min(round_up(at + out.size(), kColdReadSize), block_begin + entry->size);
+  const std::uint64_t begin = std::max(round_down(piece.offset, kColdReadSize), around.begin);
+  const std::uint64_t end = std::min(round_up(piece.offset + out.size(), kColdReadSize), around.end);
   if (options_.direct || end - begin > kColdReadSize || end - begin == out.size()) {
-    co_return co_await file_->read(at, out);
+    co_return co_await file_->read(piece.offset, out);
   }
   const std::shared_ptr<AlignedBuffer> window = cold_reads_.take();
   AGRO_CO_TRY_OK(co_await file_->read(begin, window->bytes().first(end - begin)));
-  std::memcpy(out.data(), window->data() + (at - begin), out.size());
+  std::memcpy(out.data(), window->data() + (piece.offset - begin), out.size());
   co_return Result<void>();
 }
 
@@ -231,15 +236,27 @@ Task<void> MmapStore::read_stored(BlockRef ref, MutableBytes out) {
     co_return fail(Errc::invalid_argument, ref.to_string() + " has another size");
   }
   const SlotPin pin(slots_, location->slot);
-  co_return co_await file_->read_stored(offset_of(location->slot, location->page), out);
+  const std::uint64_t begin = offset_of(location->slot, location->page);
+  if (!location->tail.is_some()) co_return co_await file_->read_stored(begin, out);
+  // Whole pages only, so the frame's header comes first, into memory of its own.
+  const MutableBytes body = out.first(out.size() - kPageSize);
+  const std::shared_ptr<AlignedBuffer> header = page_pool_.take();
+  AGRO_CO_TRY_OK(co_await file_->read_stored(begin - kPageSize, header->bytes()));
+  AGRO_CO_TRY_OK(co_await file_->read_stored(begin, body));
+  unpack_tail(location->tail, header->bytes(), out.last(kPageSize));
+  co_return Result<void>();
 }
 
 std::optional<Result<void>> MmapStore::try_read(const BlockRef& ref, std::uint32_t offset,
                                                 MutableBytes out) {
   if (closing_) return Result<void>(fail(Errc::closed, "the store is closed"));
-  Result<std::uint64_t> at = locate(ref, offset, out.size());
-  if (!at.has_value()) return Result<void>(fail(std::move(at).error()));
-  return file_->try_read(*at, out);
+  Result<BlockLocation> location = locate(ref, offset, out.size());
+  if (!location.has_value()) return Result<void>(fail(std::move(location).error()));
+  for (const BlockPieces::Piece& piece : BlockPieces(*location, options_.block_size, offset, out)) {
+    std::optional<Result<void>> read = file_->try_read(piece.offset, piece.out);
+    if (!read.has_value() || !read->has_value()) return read;
+  }
+  return Result<void>();
 }
 
 Task<std::size_t> MmapStore::remove(std::vector<BlockRef> refs) {

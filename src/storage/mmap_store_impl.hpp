@@ -16,6 +16,7 @@
 #include <unordered_set>
 
 #include "storage/block_index.hpp"
+#include "storage/block_layout.hpp"
 #include "storage/log_group.hpp"
 #include "storage/mmap_store.hpp"
 #include "storage/recovery.hpp"
@@ -67,6 +68,7 @@ class MmapStore final : public BlockStore {
   struct Entry {
     StoreRecord record;
     SharedBytes data;  // of an inline block
+    PackedTail tail{};  // once it is laid out
     bool fenceable = false;
     bool keep = false;
     std::shared_ptr<Completion> completion;
@@ -86,7 +88,9 @@ class MmapStore final : public BlockStore {
   Task<void> store_inline(BlockRef ref, SharedBytes bytes, PutOptions options, bool repair);
   Result<void> check_writable() const;
   Result<void> check_fence(const BlockRef& ref, bool repair) const;
-  Result<std::uint64_t> locate(const BlockRef& ref, std::uint32_t offset, std::size_t size) const;
+  /// Errors: not_found; invalid_argument (not within the block).
+  Result<BlockLocation> locate(const BlockRef& ref, std::uint32_t offset, std::size_t size) const;
+  Task<void> read_piece(BlockPieces::Piece piece, FileExtent around);
   /// Two of the largest inline blocks and their headers fit into a slot.
   bool is_inline_size(std::size_t size) const {
     return pages_of(size) <= (pages_per_slot() - 2) / 2;

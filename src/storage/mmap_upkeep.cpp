@@ -302,14 +302,7 @@ Task<void> MmapStore::write_superblocks(Superblock superblock) {
 static std::vector<StoreRecord> shard_records(const BlockIndex& index, std::size_t shard) {
   std::vector<StoreRecord> records;
   index.visit_shard(shard, [&](const BlockRef& ref, const BlockLocation& location) {
-    StoreRecord record;
-    record.kind = location.is_inline() ? RecordKind::put_inline : RecordKind::put_slot;
-    record.slot = location.slot;
-    record.page = location.page;
-    record.size = location.size;
-    record.flags = kRecordDurable;
-    record.set_ref(ref);
-    records.push_back(record);
+    records.push_back(durable_record(ref, location));
   });
   return records;
 }
@@ -508,8 +501,7 @@ Task<void> MmapStore::relocate(std::vector<LiveBlock> blocks) {
     ours.emplace_back(*this, block.ref);
     auto buffer = std::make_shared<AlignedBuffer>(block.location.size);
     const MutableBytes bytes = buffer->bytes().first(block.location.size);
-    Result<void> read =
-        co_await file_->read(offset_of(block.location.slot, block.location.page), bytes);
+    Result<void> read = co_await read_pieces(*file_, block.location, options_.block_size, 0, bytes);
     if (read.code() == Errc::closed) co_return fail(read.error());
     if (read.has_value() && options_.is_damaged && options_.is_damaged(block.ref, bytes)) {
       read = fail(Errc::corrupt, "it does not verify");

@@ -22,10 +22,6 @@ bool is_zero(ConstBytes bytes) {
   return std::all_of(bytes.begin(), bytes.end(), [](std::byte each) { return each == std::byte{}; });
 }
 
-BlockLocation location_of(const StoreRecord& record) {
-  return {.slot = record.slot, .size = record.size, .page = record.page};
-}
-
 /// Follows the log and applies what it says.
 class Replay {
  public:
@@ -75,6 +71,10 @@ class Replay {
 
  private:
   enum class Found { no, yes, damaged };
+  struct Replayed {
+    StoreRecord record;
+    PackedTail tail;  // of its frame
+  };
 
   Task<void> read_slot(std::uint32_t slot, AlignedBuffer& buffer) {
     return file_.read(slot_offset(slot, shape_.block_size), buffer.bytes());
@@ -105,11 +105,11 @@ class Replay {
   void take_frame() {
     const FrameHeader& header = frame_.header;
     if (header.group_sequence != group_sequence_) {
-      for (const StoreRecord& record : group_) apply(record);
+      for (const Replayed& each : group_) apply(each);
       group_.clear();
       group_sequence_ = header.group_sequence;
     }
-    group_.insert(group_.end(), frame_.records.begin(), frame_.records.end());
+    for (const StoreRecord& record : frame_.records) group_.push_back({record, header.tail()});
     const std::uint32_t page_count = 1U + header.inline_page_count;
     LogPosition& position = store_.position;
     position.page += page_count;
@@ -119,10 +119,11 @@ class Replay {
     store_.log_size += std::uint64_t{page_count} * kPageSize;
   }
 
-  void apply(const StoreRecord& record) {
+  void apply(const Replayed& replayed) {
+    const StoreRecord& record = replayed.record;
     const BlockRef ref = record.ref();
     if (record.is_put()) {
-      store_.index.put(ref, location_of(record));
+      store_.index.put(ref, location_of(record, replayed.tail));
     } else if (record.kind == RecordKind::remove) {
       store_.index.remove(ref);
     } else {
@@ -151,17 +152,16 @@ class Replay {
   /// The last group may not have been synced: a block in it counts only if its bytes verify.
   Task<void> settle_last_group() {
     std::vector<BlockRef> dropped;
-    for (const StoreRecord& record : group_) {
+    for (const Replayed& each : group_) {
+      const StoreRecord& record = each.record;
       bool good = true;
-      if (record.is_put() && (record.flags & kRecordDurable) == 0) {
+      if (record.is_put() && !record.is_durable()) {
         const MutableBytes bytes = there_.bytes().first(record.size);
-        const std::uint64_t offset = slot_offset(record.slot, shape_.block_size) +
-                                     std::uint64_t{record.page} * kPageSize;
-        AGRO_CO_TRY_OK(co_await file_.read(offset, bytes));
+        AGRO_CO_TRY_OK(co_await read_pieces(file_, location_of(record, each.tail), shape_.block_size, 0, bytes));
         good = crc32c(bytes) == record.data_crc;
       }
       if (good) {
-        apply(record);
+        apply(each);
       } else {
         dropped.push_back(record.ref());
       }
@@ -171,15 +171,12 @@ class Replay {
   }
 
   void restate(const BlockRef& ref) {
+    if (const auto location = store_.index.find(ref)) {
+      store_.restated.push_back(durable_record(ref, *location));
+      return;
+    }
     StoreRecord record;
     record.kind = RecordKind::remove;
-    if (const auto location = store_.index.find(ref)) {
-      record.kind = location->is_inline() ? RecordKind::put_inline : RecordKind::put_slot;
-      record.slot = location->slot;
-      record.page = location->page;
-      record.size = location->size;
-      record.flags = kRecordDurable;
-    }
     record.set_ref(ref);
     store_.restated.push_back(record);
   }
@@ -192,7 +189,7 @@ class Replay {
   AlignedBuffer there_;  // the slot after it
   Frame frame_;
   std::uint64_t group_sequence_ = 0;
-  std::vector<StoreRecord> group_;
+  std::vector<Replayed> group_;
 };
 
 Task<void> load_checkpoint(File& file, RecoveredStore& store, StoreShape shape, std::string name) {
@@ -212,7 +209,7 @@ Task<void> load_checkpoint(File& file, RecoveredStore& store, StoreShape shape, 
     }
     for (const StoreRecord& record : part->records) {
       if (record.is_put()) {
-        store.index.put(record.ref(), location_of(record));
+        store.index.put(record.ref(), location_of(record, {}));
       } else {
         store.fences[record.ref().volume] = record.ref().epoch;
       }
@@ -274,6 +271,12 @@ Task<RecoveredStore> recover_store(File& file, Superblocks superblocks, std::str
   RecoveredStore store;
   store.superblock = superblocks.best;
   store.superblocks_equal = superblocks.equal;
+  if (store.superblock.version != kStoreVersion) {
+    // No frame of the new version may be written before both say so: an older program would misread it.
+    log_info("{}: the format becomes version {}, which older programs refuse to open", name, kStoreVersion);
+    store.superblock.version = kStoreVersion;
+    store.superblocks_equal = false;
+  }
   const std::uint32_t block_size = superblocks.best.block_size;
   const StoreShape shape{block_size, slots_in(file.size(), block_size)};
   AGRO_CO_TRY_OK(co_await load_checkpoint(file, store, shape, name));
@@ -319,7 +322,7 @@ Result<SlotTable> recover_slots(const RecoveredStore& store, SlotCounts counts, 
       const SlotUse use = slots.use(location.slot);
       good &= use == SlotUse::log || use == SlotUse::segment;
       slots.add_live(location.slot, pages_of(location.size));
-      good &= slots.live_pages(location.slot) < store.superblock.block_size / kPageSize;
+      good &= slots.live_pages(location.slot) <= store.superblock.block_size / kPageSize;
     });
   }
   if (!good) return fail(damaged(name, "two things claim one slot"));

@@ -162,6 +162,8 @@ class CrashRun {
       case 0: return 1 + random.below(kBlockSizeMin);
       case 1: return 40'000 + random.below(25'536);
       case 2: return 1 + random.below(30'000);
+      case 3:
+      case 4: return kPageSize * (1 + random.below(3));  // half of these can be packed
       default: return 1 + random.below(9000);
     }
   }

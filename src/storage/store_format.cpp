@@ -28,9 +28,9 @@ Result<Superblock> decode_superblock(ConstBytes page) {
   if (crc32c(page.first(offsetof(Superblock, self_crc))) != superblock.self_crc) {
     return fail(Errc::corrupt, "superblock checksum");
   }
-  if (superblock.version != kStoreVersion) {
+  if (superblock.version < kStoreVersionOldest || superblock.version > kStoreVersion) {
     return fail(Errc::not_supported, "store format version " + std::to_string(superblock.version) +
-                                         ": this program knows version 1 only");
+                                         ": this program knows 1 and 2; use the newer one that wrote it");
   }
   const std::uint32_t size = superblock.block_size;
   if (!std::has_single_bit(size) || size < kBlockSizeMin || size > kBlockSizeMax) {
@@ -42,15 +42,52 @@ Result<Superblock> decode_superblock(ConstBytes page) {
   return superblock;
 }
 
+PackedTail find_tail(ConstBytes block, std::size_t size_max) {
+  constexpr std::size_t kWords = kPageSize / 8;
+  if (block.size() % kPageSize != 0 || block.size() < 2 * std::size_t{kPageSize}) return {};
+  const ConstBytes page = block.last(kPageSize);
+  std::size_t best_begin = 0;
+  std::size_t best_end = 0;
+  std::size_t begin = 0;  // of the run of zeros that may go on
+  for (std::size_t word = 0; word < kWords; ++word) {
+    if (load<std::uint64_t>(page.subspan(word * 8)) != 0) {
+      begin = word + 1;
+    } else if (word + 1 - begin > best_end - best_begin) {
+      best_begin = begin;
+      best_end = word + 1;
+    }
+  }
+  // A page of zeros has a last word all the same: a tail that is there is not empty.
+  const std::size_t end_words = std::max<std::size_t>(1, kWords - best_end);
+  if ((best_begin + end_words) * 8 > std::min(size_max, kPackedTailMax)) return {};
+  if (best_begin > UINT8_MAX || end_words > UINT8_MAX) return {};
+  return {static_cast<std::uint8_t>(best_begin), static_cast<std::uint8_t>(end_words)};
+}
+
+void unpack_tail(PackedTail tail, ConstBytes header_page, MutableBytes out) {
+  AGRO_ASSERT(header_page.size() == kPageSize);
+  AGRO_ASSERT(out.size() == kPageSize);
+  const std::uint32_t end_begin = kPageSize - tail.end_size();
+  std::memset(out.data(), 0, kPageSize);
+  std::memcpy(out.data(), header_page.data() + kPageSize - tail.size(), tail.head_size());
+  std::memcpy(out.data() + end_begin, header_page.data() + end_begin, tail.end_size());
+}
+
 std::uint32_t encode_frame(FrameHeader header, std::span<const StoreRecord> records,
-                           MutableBytes page) {
+                           MutableBytes page, ConstBytes packed) {
   AGRO_ASSERT(page.size() == kPageSize);
-  AGRO_ASSERT(records.size() <= kFrameRecordsMax);
+  AGRO_ASSERT(sizeof header + records.size_bytes() + header.tail().size() <= kPageSize);
+  AGRO_ASSERT(header.tail().is_some() == !packed.empty());
   header.record_count = static_cast<std::uint16_t>(records.size());
   std::memset(page.data(), 0, page.size());
   store(page, header);
   if (!records.empty()) {
     std::memcpy(page.data() + sizeof header, records.data(), records.size_bytes());
+  }
+  if (const PackedTail tail = header.tail(); tail.is_some()) {
+    const ConstBytes last = packed.last(kPageSize);
+    std::memcpy(page.data() + kPageSize - tail.size(), last.data(), tail.head_size());
+    std::memcpy(page.data() + kPageSize - tail.end_size(), last.data() + kPageSize - tail.end_size(), tail.end_size());
   }
   header.self_crc = crc32c(page.subspan(8));
   store(page, header);
@@ -74,6 +111,7 @@ Result<Frame> decode_frame(ConstBytes page, std::uint32_t slot, std::uint32_t pa
   AGRO_TRY(const FrameHeader header, decode_frame_header(page, slot, page_index));
   if (header.record_count > kFrameRecordsMax || header.group_sequence == 0 ||
       header.group_sequence > header.sequence || header.next_slot >= shape.slot_count ||
+      sizeof header + header.record_count * sizeof(StoreRecord) + header.tail().size() > kPageSize ||
       page_index + 1 + header.inline_page_count > shape.pages_per_slot()) {
     return fail(Errc::corrupt, "frame out of range");
   }
@@ -82,16 +120,19 @@ Result<Frame> decode_frame(ConstBytes page, std::uint32_t slot, std::uint32_t pa
     std::memcpy(frame.records.data(), page.data() + sizeof header,
                 header.record_count * sizeof(StoreRecord));
   }
+  std::uint32_t packed_count = 0;
   for (const StoreRecord& record : frame.records) {
     if (!record_fits(record, shape)) return fail(Errc::corrupt, "frame record out of range");
-    const bool carried = record.kind == RecordKind::put_inline &&
-                         (record.flags & kRecordDurable) == 0;
-    if (carried && (record.slot != slot || record.page <= page_index ||
-                    record.page + pages_of(record.size) >
-                        page_index + 1 + header.inline_page_count)) {
+    if (!record.is_carried()) continue;
+    if (record.slot != slot || record.page <= page_index ||
+        record.page + record.own_pages() > page_index + 1 + header.inline_page_count) {
       return fail(Errc::corrupt, "inline block outside its frame");
     }
+    if (!record.is_packed()) continue;
+    if (record.page != page_index + 1) return fail(Errc::corrupt, "packed block not behind its frame's header");
+    ++packed_count;
   }
+  if (packed_count != (header.tail_code == 0 ? 0U : 1U)) return fail(Errc::corrupt, "packed block without its tail");
   return frame;
 }
 
@@ -129,6 +170,13 @@ Result<CheckpointPart> decode_checkpoint(ConstBytes slot_bytes, const StoreShape
 }
 
 bool record_fits(const StoreRecord& record, const StoreShape& shape) {
+  if (record.is_packed()) {
+    if (record.kind != RecordKind::put_inline || record.size % kPageSize != 0 || pages_of(record.size) < 2) return false;
+    const PackedTail tail = PackedTail::of_code(static_cast<std::uint16_t>(record.data_crc));
+    if (record.is_durable() && (record.data_crc > UINT16_MAX || !tail.is_some() || tail.size() > kPackedTailMax)) {
+      return false;
+    }
+  }
   switch (record.kind) {
     case RecordKind::remove:
     case RecordKind::fence:
@@ -138,7 +186,7 @@ bool record_fits(const StoreRecord& record, const StoreShape& shape) {
              record.size <= shape.block_size;
     case RecordKind::put_inline:
       return record.slot < shape.slot_count && record.page > 0 && record.size > 0 &&
-             record.page + std::uint64_t{pages_of(record.size)} <= shape.pages_per_slot();
+             record.size <= shape.block_size && record.page + record.own_pages() <= shape.pages_per_slot();
   }
   return false;
 }

@@ -25,7 +25,9 @@ inline constexpr std::uint64_t kSlotsOffset = 2 * std::uint64_t{kPageSize};
 inline constexpr std::uint64_t kSuperblockMagic = 0x31304B4C424F4741;  // "AGOBLK01"
 inline constexpr std::uint32_t kFrameMagic = 0x4D524641;               // "AFRM"
 inline constexpr std::uint32_t kCheckpointMagic = 0x50434741;          // "AGCP"
-inline constexpr std::uint32_t kStoreVersion = 1;
+inline constexpr std::uint32_t kStoreVersion = 2;
+/// Still read; the superblocks say kStoreVersion from then on. It has no packed blocks.
+inline constexpr std::uint32_t kStoreVersionOldest = 1;
 
 /// Where the log goes on, and what its next frame must say.
 struct LogPosition {
@@ -73,6 +75,26 @@ enum class RecordKind : std::uint8_t {
 
 /// The data was durable before the record was written: replay needs no proof of it.
 inline constexpr std::uint8_t kRecordDurable = 1;
+/// The block's last page, less the zeros in it, is in the page before the block's first: a frame's header.
+inline constexpr std::uint8_t kRecordPacked = 2;
+
+/// What is left of a packed block's last page when the longest run of zeros in it is gone. The two ends lie
+/// side by side at the end of the frame's header page, so that what was last is still where it was.
+struct PackedTail {
+  std::uint8_t head_words = 0;  // of 8 bytes, from the page's start
+  std::uint8_t end_words = 0;   // up to the page's end
+  bool operator==(const PackedTail&) const = default;
+
+  /// Whether a block is packed at all.
+  bool is_some() const { return head_words != 0 || end_words != 0; }
+  std::uint32_t head_size() const { return head_words * 8U; }
+  std::uint32_t end_size() const { return end_words * 8U; }
+  std::uint32_t size() const { return head_size() + end_size(); }
+  std::uint16_t code() const { return static_cast<std::uint16_t>(head_words | end_words << 8); }
+  static PackedTail of_code(std::uint16_t code) {
+    return {static_cast<std::uint8_t>(code & 0xFF), static_cast<std::uint8_t>(code >> 8)};
+  }
+};
 
 /// One change of the index, or one entry of a checkpoint.
 struct StoreRecord {
@@ -81,7 +103,7 @@ struct StoreRecord {
   std::uint64_t index = 0;        // 16
   std::uint32_t slot = 0;         // 24
   std::uint32_t size = 0;         // 28  bytes of the block
-  std::uint32_t data_crc = 0;     // 32  crc32c of them; 0 with kRecordDurable
+  std::uint32_t data_crc = 0;     // 32  crc32c of them; with kRecordDurable the PackedTail's code, or 0
   std::uint16_t page = 0;         // 36  within the slot
   RecordKind kind{};              // 38
   std::uint8_t flags = 0;         // 39
@@ -92,11 +114,17 @@ struct StoreRecord {
     encode_block_ref(ref, std::as_writable_bytes(std::span(this, 1)));
   }
   bool is_put() const { return kind == RecordKind::put_slot || kind == RecordKind::put_inline; }
+  bool is_durable() const { return (flags & kRecordDurable) != 0; }
+  bool is_packed() const { return (flags & kRecordPacked) != 0; }
+  /// A block whose bytes are in the frame of this record.
+  bool is_carried() const { return kind == RecordKind::put_inline && !is_durable(); }
+  /// Pages of the file from `page` on that the block has for itself.
+  std::uint32_t own_pages() const;
 };
 static_assert(sizeof(StoreRecord) == 40 && offsetof(StoreRecord, flags) == 39);
 static_assert(std::has_unique_object_representations_v<StoreRecord>, "no hidden padding");
 
-/// The first page of a log frame: this, then the records, then zeros. The inline pages follow.
+/// The first page of a log frame: this, the records, zeros, a PackedTail's bytes. The inline pages follow.
 struct FrameHeader {
   std::uint32_t magic = kFrameMagic;   //  0
   std::uint32_t self_crc = 0;          //  4  crc32c of bytes [8, 4096) of the page
@@ -109,14 +137,19 @@ struct FrameHeader {
   std::uint16_t inline_page_count = 0; // 42
   std::uint32_t slot = 0;              // 44  where this frame lies,
   std::uint32_t page = 0;              // 48  so that one copied elsewhere is not one
-  std::uint32_t reserved = 0;          // 52
+  std::uint16_t tail_code = 0;         // 52  PackedTail of the first inline block; 0: it is not packed
+  std::uint16_t reserved = 0;          // 54
+
+  PackedTail tail() const { return PackedTail::of_code(tail_code); }
 };
-static_assert(sizeof(FrameHeader) == 56 && offsetof(FrameHeader, slot) == 44);
+static_assert(sizeof(FrameHeader) == 56 && offsetof(FrameHeader, tail_code) == 52 && offsetof(FrameHeader, slot) == 44);
 static_assert(std::has_unique_object_representations_v<FrameHeader>, "no hidden padding");
 
 inline constexpr std::size_t kFrameRecordsMax =
     (kPageSize - sizeof(FrameHeader)) / sizeof(StoreRecord);
 static_assert(kFrameRecordsMax == 101);
+/// A block is packed only if its tail leaves room for its own record.
+inline constexpr std::size_t kPackedTailMax = kPageSize - sizeof(FrameHeader) - sizeof(StoreRecord);
 
 /// The first page of a checkpoint slot: this, then zeros. The records follow in the next pages.
 struct CheckpointHeader {
@@ -135,6 +168,7 @@ static_assert(std::has_unique_object_representations_v<CheckpointHeader>, "no hi
 inline std::uint32_t pages_of(std::uint64_t size) {
   return static_cast<std::uint32_t>((size + kPageSize - 1) / kPageSize);
 }
+inline std::uint32_t StoreRecord::own_pages() const { return pages_of(size) - (is_packed() ? 1 : 0); }
 inline std::uint32_t checkpoint_records_max(std::uint32_t block_size) {
   return (block_size - kPageSize) / static_cast<std::uint32_t>(sizeof(StoreRecord));
 }
@@ -155,9 +189,15 @@ struct Frame {
   FrameHeader header;
   std::vector<StoreRecord> records;
 };
-/// Fills a page and returns its self_crc. Shape: `page` is kPageSize; at most kFrameRecordsMax.
+/// The tail of a block of whole pages, two or more, if no more than `size_max` bytes of its last page are
+/// left; else none.
+PackedTail find_tail(ConstBytes block, std::size_t size_max);
+/// Makes the last page of a packed block of its frame's header page. Shape: both are kPageSize.
+void unpack_tail(PackedTail tail, ConstBytes header_page, MutableBytes out);
+/// Fills a page and returns its self_crc. Shape: `page` is kPageSize; at most kFrameRecordsMax, fewer beside a
+/// tail; `packed` is the block of the header's tail, empty when it has none.
 std::uint32_t encode_frame(FrameHeader header, std::span<const StoreRecord> records,
-                           MutableBytes page);
+                           MutableBytes page, ConstBytes packed = {});
 /// The header of an intact frame that was written to this place; nothing else is said about its
 /// fields. Errors: corrupt.
 Result<FrameHeader> decode_frame_header(ConstBytes page, std::uint32_t slot,

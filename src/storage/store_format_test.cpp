@@ -34,10 +34,10 @@ TEST(StoreFormatTest, GoldenSuperblock) {
   AlignedBuffer page(kPageSize);
   encode_superblock(golden_superblock(), page.bytes());
   EXPECT_EQ(hex(page.bytes().first(96)),
-            "41474f424c4b3031" "01000000" "00001000" "0700000000000000"
+            "41474f424c4b3031" "02000000" "00001000" "0700000000000000"
             "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1" "9e9e9e9e9e9e9e9e9e9e9e9e9e9e9e9e"
             "3412000000000000" "05000000" "11000000" "06000000" "efbeadde"
-            "2c01000000000000" "09000000" "f93dfc2d");
+            "2c01000000000000" "09000000" "3c533b09");
   const Superblock back = decode_superblock(page.bytes()).value();
   EXPECT_EQ(back.log_start(), golden_superblock().log_start());
   EXPECT_EQ(back.peer_id, test_uuid(0x9E));
@@ -52,7 +52,9 @@ TEST(StoreFormatTest, SuperblockErrors) {
     return decode_superblock(page.bytes()).code();
   };
   EXPECT_EQ(code_with([](Superblock&) {}), Errc::ok);
-  EXPECT_EQ(code_with([](Superblock& each) { each.version = 2; }), Errc::not_supported);
+  EXPECT_EQ(code_with([](Superblock& each) { each.version = 1; }), Errc::ok);
+  EXPECT_EQ(code_with([](Superblock& each) { each.version = 3; }), Errc::not_supported);
+  EXPECT_EQ(code_with([](Superblock& each) { each.version = 0; }), Errc::not_supported);
   EXPECT_EQ(code_with([](Superblock& each) { each.magic ^= 1; }), Errc::corrupt);
   EXPECT_EQ(code_with([](Superblock& each) { each.block_size = 100'000; }), Errc::corrupt);
   EXPECT_EQ(code_with([](Superblock& each) { each.log_page = 257; }), Errc::corrupt);
@@ -109,6 +111,96 @@ TEST(StoreFormatTest, GoldenFrame) {
   EXPECT_EQ(code_with([](StoreRecord& each) { each.size = 8193; }), Errc::corrupt);
   EXPECT_EQ(code_with([](StoreRecord& each) { each.slot = 4; }), Errc::corrupt);
   EXPECT_EQ(code_with([](StoreRecord& each) { each.kind = RecordKind{9}; }), Errc::corrupt);
+}
+
+/// Two pages: one of 0xAB, one of zeros but for its first and last 8 bytes.
+std::vector<std::byte> golden_packed_block() {
+  std::vector<std::byte> block(2 * std::size_t{kPageSize});
+  std::fill_n(block.begin(), kPageSize, std::byte{0xAB});
+  std::fill_n(block.begin() + kPageSize, 8, std::byte{0xA1});
+  std::fill_n(block.end() - 8, 8, std::byte{0xE2});
+  return block;
+}
+
+FrameHeader golden_packed_header() {
+  FrameHeader header;
+  header.sequence = 0x1234;
+  header.group_sequence = 0x1233;
+  header.session = 0x1122334455667788;
+  header.previous_crc = 0xDEADBEEF;
+  header.next_slot = 6;
+  header.inline_page_count = 1;
+  header.slot = 5;
+  header.page = 17;
+  return header;
+}
+
+TEST(StoreFormatTest, GoldenPackedFrame) {
+  const std::vector<std::byte> block = golden_packed_block();
+  const PackedTail tail = find_tail(block, kPageSize);
+  EXPECT_EQ(tail, (PackedTail{1, 1}));
+  FrameHeader header = golden_packed_header();
+  header.tail_code = tail.code();
+  AlignedBuffer page(kPageSize);
+  std::vector<StoreRecord> records = {golden_record()};
+  records[0].flags = kRecordPacked;
+  encode_frame(header, records, page.bytes(), block);
+  EXPECT_EQ(hex(page.bytes().first(56)),
+            "4146524d" "4518e7a2" "3412000000000000" "3312000000000000" "8877665544332211"
+            "efbeadde" "06000000" "0100" "0100" "05000000" "11000000" "0101" "0000");
+  EXPECT_EQ(hex(page.bytes().subspan(56, 40)),
+            "0700000000010000" "0300000000000000" "1204000000000000" "05000000" "00200000"
+            "04030201" "1200" "02" "02");
+  EXPECT_EQ(hex(page.bytes().last(24)), "0000000000000000" "a1a1a1a1a1a1a1a1" "e2e2e2e2e2e2e2e2");
+  const StoreShape shape{.block_size = 1024 * 1024, .slot_count = 10};
+  const Frame frame = decode_frame(page.bytes(), 5, 17, shape).value();
+  EXPECT_EQ(frame.records, records);
+  EXPECT_EQ(frame.header.tail(), tail);
+  AlignedBuffer last(kPageSize);
+  unpack_tail(tail, page.bytes(), last.bytes());
+  EXPECT_EQ(std::memcmp(last.data(), block.data() + kPageSize, kPageSize), 0);
+}
+
+// Goal: a frame that verifies and yet says what no program writes of a packed block is refused.
+TEST(StoreFormatTest, PackedFrameErrors) {
+  const std::vector<std::byte> block = golden_packed_block();
+  const StoreShape shape{.block_size = 1024 * 1024, .slot_count = 10};
+  const auto code_with = [&](auto change) {
+    FrameHeader header = golden_packed_header();
+    header.tail_code = PackedTail{1, 1}.code();
+    std::vector<StoreRecord> records = {golden_record()};
+    records[0].flags = kRecordPacked;
+    change(header, records);
+    AlignedBuffer page(kPageSize);
+    encode_frame(header, records, page.bytes(), header.tail_code == 0 ? ConstBytes{} : ConstBytes(block));
+    return decode_frame(page.bytes(), 5, 17, shape).code();
+  };
+  using Header = FrameHeader;
+  using Records = std::vector<StoreRecord>;
+  EXPECT_EQ(code_with([](Header&, Records&) {}), Errc::ok);
+  EXPECT_EQ(code_with([](Header& header, Records&) { header.tail_code = 0; }), Errc::corrupt);
+  EXPECT_EQ(code_with([](Header&, Records& records) { records[0].flags = 0; }), Errc::corrupt);
+  EXPECT_EQ(code_with([](Header&, Records& records) { records[0].size = 8191; }), Errc::corrupt);
+  EXPECT_EQ(code_with([](Header&, Records& records) { records[0].size = 4096; }), Errc::corrupt);
+  EXPECT_EQ(code_with([](Header&, Records& records) { records[0].size = 12288; }), Errc::corrupt);
+  EXPECT_EQ(code_with([](Header& header, Records& records) {
+              header.inline_page_count = 2;
+              records[0].page = 19;
+            }),
+            Errc::corrupt);
+  EXPECT_EQ(code_with([](Header&, Records& records) { records.push_back(records[0]); }), Errc::corrupt);
+  // A durable one says its tail itself, and the frame has none.
+  const auto durable = [](std::uint32_t tail) {
+    return [tail](Header& header, Records& records) {
+      header.tail_code = 0;
+      records[0].flags = kRecordDurable | kRecordPacked;
+      records[0].data_crc = tail;
+    };
+  };
+  EXPECT_EQ(code_with(durable(0x0101)), Errc::ok);
+  EXPECT_EQ(code_with(durable(0)), Errc::corrupt);
+  EXPECT_EQ(code_with(durable(0x10101)), Errc::corrupt);
+  EXPECT_EQ(code_with(durable(0xFFFF)), Errc::corrupt);
 }
 
 TEST(StoreFormatTest, GoldenCheckpoint) {

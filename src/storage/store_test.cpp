@@ -56,7 +56,7 @@ TEST_P(StoreTest, ReadsWhatWasPut) {
     std::fill(part.begin(), part.end(), std::byte{});
     const auto at_once = store_->try_read(ref, offset, part);
     const bool has_cache = GetParam() == Engine::temp || GetParam() == Engine::mmap;
-    ASSERT_EQ(at_once.has_value(), has_cache);  // the simulated disk has no latency here
+    ASSERT_EQ(at_once.has_value(), has_cache || part.empty());  // the simulated disk has no latency here
     if (!has_cache) continue;
     ASSERT_TRUE(at_once->has_value());
     EXPECT_EQ(as_text(part), text_of(block_bytes(ref, sizes[i])).substr(offset));
@@ -269,9 +269,10 @@ INSTANTIATE_TEST_SUITE_P(Engines, StoreGrowthTest, ::testing::Values(Engine::mma
 // Goal: what a scrub reads is the whole block; a block that is not here, and a store that is closed, say
 // so.
 TEST_P(StoreTest, ReadsWhatIsStored) {
-  for (const std::size_t size : {std::size_t{100}, std::size_t{9000}, std::size_t{kBlockSizeMin}}) {
+  for (const std::size_t size : {std::size_t{100}, std::size_t{9000}, std::size_t{kBlockSizeMin}, std::size_t{8192},
+                                 std::size_t{12288}}) {
     SCOPED_TRACE(size);
-    const BlockRef ref = block_ref(1, 1, size);
+    const BlockRef ref = size % kPageSize == 0 ? packable_ref(size) : block_ref(1, 1, size);
     ASSERT_TRUE(put(ref, size));
     AlignedBuffer out(round_up(size, kPageSize));
     ASSERT_TRUE(node_.sim.run(store_->read_stored(ref, out.bytes())));

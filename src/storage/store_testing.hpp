@@ -89,7 +89,16 @@ inline BlockRef block_ref(std::uint64_t volume, std::uint64_t epoch, std::uint64
   return {.volume = {volume}, .epoch = {epoch}, .index = index, .type = BlockType::data};
 }
 
-/// Bytes that follow from (ref, size, version) alone; each 8 bytes differ from all others.
+/// Whether block_bytes() of whole pages has a last page that is mostly zeros.
+inline bool is_packable(const BlockRef& ref) { return hash_block_ref(ref) % 2 == 0; }
+/// The first such ref with at least this index.
+inline BlockRef packable_ref(std::uint64_t index) {
+  while (!is_packable(block_ref(1, 1, index))) ++index;
+  return block_ref(1, 1, index);
+}
+
+/// Bytes that follow from (ref, size, version) alone; each 8 bytes differ from all others, but that in half of the
+/// blocks of whole pages the last page is mostly zeros, as those are that a flush cut short: they can be packed.
 inline SharedBytes block_bytes(const BlockRef& ref, std::size_t size, std::uint64_t version = 0) {
   auto buffer = std::make_shared<AlignedBuffer>(size);
   Random random(hash_block_ref(ref) + version * 0x9E3779B97F4A7C15 + size);
@@ -97,6 +106,9 @@ inline SharedBytes block_bytes(const BlockRef& ref, std::size_t size, std::uint6
   for (std::size_t at = 0; at < buffer->size(); at += sizeof word) {
     word = word * 6364136223846793005 + 1442695040888963407;
     std::memcpy(buffer->data() + at, &word, sizeof word);
+  }
+  if (size % kPageSize == 0 && size > kPageSize && is_packable(ref)) {
+    std::memset(buffer->data() + size - kPageSize + 32, 0, kPageSize - 72);
   }
   const ConstBytes view(buffer->data(), size);
   return {std::move(buffer), view};
