@@ -11,28 +11,14 @@ import concurrent.futures
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import agro_testlib as lib
 from agro_testlib import GIB, MIB, step, wait_for
 
-try:
-    import grpc
-    import google.protobuf  # noqa: F401
-except ImportError:
-    lib.skip("python3-grpcio and python3-protobuf are not installed")
+from csi_calls import MULTI_READER, MULTI_WRITER, READER, SINGLE_WRITER, WRITER, Stub, capability, grpc, load_messages
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 Code = grpc.StatusCode
-WRITER, READER, MULTI_READER, MULTI_WRITER, SINGLE_WRITER = 1, 2, 3, 5, 6
-
-
-def load_messages(directory):
-    subprocess.run(["protoc", f"-I{ROOT}/src/csi", f"--python_out={directory}", f"{ROOT}/src/csi/csi.proto"], check=True)
-    sys.path.insert(0, directory)
-    import csi_pb2
-    return csi_pb2
 
 
 class Driver(lib.Process):
@@ -47,17 +33,10 @@ class Driver(lib.Process):
                          f"{self.dir}/agrocsi.log")
         wait_for(f"agrocsi {node} serves", lambda: "serves" in self.log() or not self.alive(), 20)
         assert self.alive(), self.log()
-        self.channel = grpc.insecure_channel(f"unix:{self.socket}")
-
-    def call(self, service, method, **fields):
-        request = getattr(self.pb, f"{method}Request")(**fields)
-        reply = getattr(self.pb, f"{method}Response")
-        stub = self.channel.unary_unary(f"/csi.v1.{service}/{method}", request_serializer=lambda m: m.SerializeToString(),
-                                        response_deserializer=reply.FromString)
-        return stub(request, timeout=60)
+        self.call = Stub(pb, f"unix:{self.socket}")
 
     def stop(self):
-        self.channel.close()
+        self.call.close()
         assert self.terminate(40) == 0, self.log()[-2000:]
 
 
@@ -94,12 +73,7 @@ class Test:
         raise AssertionError(f"{method} {fields} succeeded, not {code}: {answer}")
 
     def capability(self, mode=WRITER, fs_type=None):
-        capability = self.pb.VolumeCapability(access_mode={"mode": mode})
-        if fs_type is None:
-            capability.block.SetInParent()
-        else:
-            capability.mount.fs_type = fs_type
-        return capability
+        return capability(self.pb, mode, fs_type)
 
     def create(self, name, size=16 * MIB, **more):
         more.setdefault("volume_capabilities", [self.capability(fs_type="")])

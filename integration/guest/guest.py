@@ -20,10 +20,49 @@ HOST = "10.0.2.2"  # our 127.0.0.1, as the guest sees it
 def prepare(folder, bin_dir):
     """Makes kernel, initrd and tools in `folder`, once."""
     lib.need_tools("qemu-system-x86_64", "busybox", "cpio", "depmod")
-    done = subprocess.run([os.path.join(HERE, "prepare"), folder, os.path.join(os.path.abspath(bin_dir), "agroblock")])
+    done = subprocess.run([os.path.join(HERE, "prepare"), folder, os.path.abspath(bin_dir)])
     if done.returncode == 77:
         lib.skip("there is no kernel for the guest")
     assert done.returncode == 0, f"prepare ended with {done.returncode}"
+
+
+class TapCluster:
+    """etcd and three peers in a network namespace of their own, with a tap for a guest. Needs root."""
+
+    HOST, GUEST, ETCD = "10.99.0.1", "10.99.0.2", "10.99.0.1:2379"
+
+    def __init__(self, bin_dir):
+        lib.need_tools("etcd")
+        if os.geteuid() != 0:
+            lib.skip("needs root, for a network namespace")
+        if not os.path.exists("/dev/net/tun"):
+            lib.skip("there are no taps here (/dev/net/tun)")
+        directory, self.namespace = lib.scratch_dir(), f"agroguest{os.getpid()}"
+        lib.run(["ip", "netns", "add", self.namespace])
+        lib.at_exit(lambda: lib.run(["ip", "netns", "del", self.namespace], check=False))
+        for command in (["link", "set", "lo", "up"], ["tuntap", "add", "dev", "tap0", "mode", "tap"],
+                        ["addr", "add", f"{self.HOST}/24", "dev", "tap0"], ["link", "set", "tap0", "up"]):
+            lib.run(["ip", "-n", self.namespace, *command])
+        inside = ["ip", "netns", "exec", self.namespace]
+        lib.Process([*inside, "etcd", "--data-dir", f"{directory}/etcd", "--listen-client-urls", f"http://{self.ETCD}",
+                     "--advertise-client-urls", f"http://{self.ETCD}", "--listen-peer-urls", f"http://{self.HOST}:2380"],
+                    f"{directory}/etcd.log")
+        self._agroctl = [*inside, os.path.join(bin_dir, "agroctl"), "--etcd", self.ETCD]
+        lib.wait_for("etcd answers", lambda: self._try("init", "--replication", "2").returncode == 0, 30, 0.5)
+        for number in range(1, 4):
+            lib.Process([*inside, os.path.join(bin_dir, "agro"), "--etcd", self.ETCD, "--data-dir", f"{directory}/peer{number}",
+                         "--peer-address", f"adp://{self.HOST}:{7000 + number}", "--size", "2GiB", "--auto-join"],
+                        f"{directory}/peer{number}.log")
+        lib.wait_for("three peers", lambda: self._try("peer", "list").stdout.count("adp://") == 3, 30, 0.5)
+
+    def _try(self, *args):
+        return lib.run([*self._agroctl, *args], check=False)
+
+    def agroctl(self, *args):
+        return lib.run([*self._agroctl, *args])
+
+    def boot(self, folder, script):
+        return Guest(folder, script, {"GUEST_ADDRESS": f"{self.GUEST}/24", "ETCD": self.ETCD}, tap="tap0", namespace=self.namespace)
 
 
 class Guest:
