@@ -56,11 +56,11 @@ test-cluster:
 	@cmake --build $(BUILD)/test -j $(JOBS) --target agro agroctl agroblock
 	@ctest --test-dir $(BUILD)/test --output-on-failure -L cluster --repeat until-pass:2
 
-# The clients of a real kernel, in a virtual machine; about two minutes, as root. Fetches Debian's kernel, without installing it.
+# The clients of a real kernel, in a virtual machine; about four minutes, as root. Fetches Debian's kernel, without installing it.
 test-guest:
 	@tools/setup guest
 	@cmake -G Ninja -S . -B $(BUILD)/test -DAGRO_TESTS=ON >/dev/null
-	@cmake --build $(BUILD)/test -j $(JOBS) --target agro agroctl agroblock
+	@cmake --build $(BUILD)/test -j $(JOBS) --target agro agroctl agroblock agrocsi
 	@ctest --test-dir $(BUILD)/test --output-on-failure -L guest --repeat until-pass:2
 
 # Random seeds of the simulator (docs/internals/simulation.md) on all cores for MINUTES; failing ones and their traces stay in
