@@ -19,7 +19,7 @@ SIZE = 64 << 20
 def fio(cluster, volume, *more):
     return subprocess.Popen(
         ["fio", "--name", volume, "--ioengine=nbd", f"--uri={cluster.uri(volume)}", "--rw=randrw", "--bs=4k", "--iodepth=8",
-         "--verify=crc32c", "--verify_fatal=1", "--output-format=json", f"--size={SIZE}", *more],
+         "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--output-format=json", f"--size={SIZE}", *more],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
