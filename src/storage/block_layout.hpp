@@ -37,6 +37,7 @@ class BlockPieces {
 
   const Piece* begin() const { return pieces_.data(); }
   const Piece* end() const { return pieces_.data() + count_; }
+  std::size_t count() const { return count_; }
 
  private:
   void add(std::uint64_t file_offset, MutableBytes out);

@@ -208,6 +208,16 @@ Task<void> MmapStore::read(BlockRef ref, std::uint32_t offset, MutableBytes out)
   const SlotPin pin(slots_, location.slot);
   const FileExtent extent = extent_of(location, options_.block_size);
   const BlockPieces pieces(location, options_.block_size, offset, out);
+  const std::uint64_t extent_size = extent.end - extent.begin;
+  if (location.tail.is_some() && extent_size <= kColdReadSize && (!options_.direct || pieces.count() > 1)) {
+    // One operation for all pieces: each alone would wait for a worker.
+    const std::shared_ptr<AlignedBuffer> window = cold_reads_.take();
+    AGRO_CO_TRY_OK(co_await file_->read(extent.begin, window->bytes().first(extent_size)));
+    for (const BlockPieces::Piece& piece : pieces) {
+      std::memcpy(piece.out.data(), window->data() + (piece.offset - extent.begin), piece.out.size());
+    }
+    co_return Result<void>();
+  }
   for (const BlockPieces::Piece& piece : pieces) AGRO_CO_TRY_OK(co_await read_piece(piece, extent));
   co_return Result<void>();
 }
