@@ -1,4 +1,4 @@
-# A cluster of processes on this machine: metadata in SQLite, `agro` peers on Unix sockets, and one
+# A cluster of processes on this machine: metadata in SQLite (or where it is told), `agro` peers on Unix sockets, and one
 # `agroblock nbdserve`, each to be killed, stopped and started as a test likes.
 import os
 import signal
@@ -33,9 +33,9 @@ class Cluster:
     """`peer_count` peers with two copies of each block; start() starts everything."""
 
     def __init__(self, bin_dir, directory, peer_count=3, peer_size="4GiB", block_size=None,
-                 peer_options=(), client_options=()):
+                 peer_options=(), client_options=(), metadata=None):
         self.bin_dir, self.dir, self.peer_size = bin_dir, directory, peer_size
-        self.metadata = f"sqlite:{directory}/meta.db"
+        self.metadata = metadata or f"sqlite:{directory}/meta.db"
         self.nbd_socket = f"{directory}/nbd.sock"
         self.metrics_socket = f"{directory}/client.metrics"
         self.peer_options, self.client_options = peer_options, client_options

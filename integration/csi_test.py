@@ -4,16 +4,19 @@
 Goal: each call of CSI 1.9 that agrocsi serves answers good, repeated, concurrent and bad arguments as the specification
 says, and a volume moves from a node that died without a write of that node after it. Method: a real agro standalone; agrocsi
 as the controller with node n1, and another as node n2, with --fake-devices (no kernel here has nbd); stubs are made from
-src/csi/csi.proto by protoc, so that what is on the wire is what the file says.
-Usage: csi_test.py BIN_DIR
+src/csi/csi.proto by protoc, so that what is on the wire is what the file says. With "etcd" the metadata are in one, and three
+peers and an agroblock are processes of their own.
+Usage: csi_test.py BIN_DIR [etcd]
 """
 import concurrent.futures
 import json
 import os
 import signal
+import socket
 import sys
 
 import agro_testlib as lib
+from agro_cluster import Cluster
 from agro_testlib import GIB, MIB, step, wait_for
 
 from csi_calls import MULTI_READER, MULTI_WRITER, READER, SINGLE_WRITER, WRITER, Stub, capability, grpc, load_messages
@@ -40,13 +43,50 @@ class Driver(lib.Process):
         assert self.terminate(40) == 0, self.log()[-2000:]
 
 
-class Test:
+class EtcdCluster(Cluster):
+    """What agro standalone is for this suite, with the metadata in etcd."""
+
     def __init__(self, bin_dir, directory):
+        lib.need_tools("etcd")
+        ports = []
+        for _ in range(2):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                ports.append(probe.getsockname()[1])
+        client, peer = (f"127.0.0.1:{port}" for port in ports)
+        self.etcd = lib.Process(
+            ["etcd", "--data-dir", f"{directory}/etcd", "--listen-client-urls", f"http://{client}",
+             "--advertise-client-urls", f"http://{client}", "--listen-peer-urls", f"http://{peer}",
+             "--initial-advertise-peer-urls", f"http://{peer}", "--initial-cluster", f"default=http://{peer}"],
+            f"{directory}/etcd.log")
+        wait_for("etcd answers", lambda: self.try_version(client), 30)
+        super().__init__(bin_dir, f"{directory}/c", peer_size="2GiB", block_size="256KiB", metadata=f"etcd://{client}")
+        self.start()
+
+    def try_version(self, client):
+        assert self.etcd.alive(), self.etcd.log()[-2000:]
+        try:
+            socket.create_connection(client.split(":"), timeout=1).close()
+            return True
+        except OSError:
+            return False
+
+    def stop(self):
+        super().stop()
+        self.etcd.terminate()
+
+
+class Test:
+    def __init__(self, bin_dir, directory, etcd=False):
         self.bin, self.dir = bin_dir, directory
         self.pb = load_messages(directory)
         # Peers of n1 say where it is.
-        self.server = lib.Standalone(bin_dir, f"{directory}/data", "--size", "2GiB", "--block-size", "256KiB")
-        self.metadata = f"sqlite:{directory}/data/meta.db"
+        if etcd:
+            self.server = EtcdCluster(bin_dir, directory)
+            self.metadata = self.server.metadata
+        else:
+            self.server = lib.Standalone(bin_dir, f"{directory}/data", "--size", "2GiB", "--block-size", "256KiB")
+            self.metadata = f"sqlite:{directory}/data/meta.db"
         self.n1 = self.start("n1", "all")
         self.n2 = self.start("n2", "node")
 
@@ -245,6 +285,8 @@ class Test:
         assert one.content_source.snapshot.snapshot_id == snapshot.snapshot_id
         assert self.create("clone-1", volume_content_source=of_snapshot) == one
         self.refuse(Code.ALREADY_EXISTS, self.c, "CreateVolume", name="clone-1", volume_capabilities=[self.capability()])
+        self.refuse(Code.ALREADY_EXISTS, self.c, "CreateVolume", name="clone-1", volume_capabilities=[self.capability()],
+                    volume_content_source={"snapshot": {"snapshot_id": f"{volume.volume_id}@snap-2"}})
         larger = self.create("clone-2", 32 * MIB, volume_content_source=of_volume)
         assert larger.capacity_bytes == 32 * MIB
         assert self.create("clone-2", 32 * MIB, volume_content_source=of_volume) == larger
@@ -455,6 +497,33 @@ class Test:
         disk.shutdown()
         self.n("NodeUnstageVolume", volume_id=volume.volume_id, staging_target_path=stage["staging_target_path"])
 
+    def smaller(self):
+        step("a volume that was unpublished can be made smaller at once")
+        import nbd
+        for evicted in (False, True):
+            name = f"shrinks-{evicted}"
+            volume = self.create(name)
+            publish = dict(volume_id=volume.volume_id, volume_capability=self.capability())
+            stage = dict(publish, staging_target_path=f"{self.dir}/stage/{name}")
+            self.c("ControllerPublishVolume", node_id="n1", **publish)
+            self.n("NodeStageVolume", **stage)
+            disk = lib.connect(f"{self.n1.fake}/{name}.sock", name)
+            disk.pwrite(b"k" * 4096, 4096)
+            disk.pwrite(b"l" * 4096, 12 * MIB)
+            disk.flush()
+            unstage = dict(volume_id=volume.volume_id, staging_target_path=stage["staging_target_path"])
+            if not evicted:
+                disk.shutdown()
+                self.n("NodeUnstageVolume", **unstage)
+            self.c("ControllerUnpublishVolume", volume_id=volume.volume_id, node_id="n1")
+            self.ctl("volume", "resize", "--force", name, "8MiB")
+            assert self.c("ControllerGetVolume", volume_id=volume.volume_id).volume.capacity_bytes == 8 * MIB
+            again = lib.connect(self.server.nbd_socket, name)
+            assert again.get_size() == 8 * MIB and again.pread(4096, 4096) == b"k" * 4096
+            again.shutdown()
+            if evicted:
+                self.n("NodeUnstageVolume", **unstage)
+
     def bad_starts(self):
         step("bad command lines")
         for words, text in ((["--endpoint", "tcp://0.0.0.0:1"], "unix:///"), (["--endpoint", f"unix://{self.n1.socket}"], "in use"),
@@ -475,6 +544,7 @@ class Test:
         self.block(volume)
         self.node(volume)
         self.snapshot_in_use(volume)
+        self.smaller()
         self.fencing()
         self.n2.stop()
         self.n1.stop()
@@ -501,7 +571,7 @@ def main():
         lib.skip("python3-libnbd is not installed")
     directory = lib.scratch_dir()
     lib.at_exit(lambda: end_left_behind(directory))
-    Test(sys.argv[1], directory).run()
+    Test(sys.argv[1], directory, etcd=sys.argv[2:] == ["etcd"]).run()
     print("ok")
 
 
