@@ -33,12 +33,13 @@ class Cluster:
     """`peer_count` peers with two copies of each block; start() starts everything."""
 
     def __init__(self, bin_dir, directory, peer_count=3, peer_size="4GiB", block_size=None,
-                 peer_options=(), client_options=(), metadata=None):
+                 peer_options=(), client_options=(), metadata=None, read_cache="4MiB"):
         self.bin_dir, self.dir, self.peer_size = bin_dir, directory, peer_size
         self.metadata = metadata or f"sqlite:{directory}/meta.db"
         self.nbd_socket = f"{directory}/nbd.sock"
         self.metrics_socket = f"{directory}/client.metrics"
         self.peer_options, self.client_options = peer_options, client_options
+        self.read_cache = read_cache
         self.peers = [None] * peer_count
         self.client = None
         os.makedirs(directory)
@@ -64,7 +65,7 @@ class Cluster:
 
     def start_client(self):
         self.client = Process(
-            [os.path.join(self.bin_dir, "agroblock"), "--metadata", self.metadata, "nbdserve", "--read-cache", "4MiB",
+            [os.path.join(self.bin_dir, "agroblock"), "--metadata", self.metadata, "nbdserve", "--read-cache", self.read_cache,
              "-l", f"unix:{self.nbd_socket}", "--metrics", f"unix:{self.metrics_socket}", *self.client_options], f"{self.dir}/client.log")
 
     def start(self):
