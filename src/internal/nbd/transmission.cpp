@@ -18,8 +18,9 @@ constexpr std::size_t kQueuedSizeMax = 64U << 20;
 /// Reads up to this size go straight into the reply queue's arena.
 constexpr std::size_t kSmallReadMax = 64U << 10;
 /// Longer reads are answered in pieces, where the protocol can say so: a piece is still in the
-/// core's cache when the socket takes it, and the client copies one while we read the next.
-constexpr std::size_t kPieceSize = 128U << 10;
+/// core's cache when the socket takes it, and the client copies one while we read the next. Long enough
+/// that a device takes it for the large read that it is part of, not for a small one to read ahead of.
+constexpr std::size_t kPieceSize = 256U << 10;
 /// Longer writes are received and written in such pieces, for the same reason.
 constexpr std::uint32_t kWritePieceSize = 192U << 10;
 /// A round's replies leave when they are this large, though more requests are in the buffer.
