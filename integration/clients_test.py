@@ -9,7 +9,7 @@ import os
 import random
 import sys
 
-from agro_testlib import MIB, Standalone, need_tools, run, scratch_dir, skip, step
+from agro_testlib import MIB, Standalone, need_tools, run, scratch_dir, skip, step, wait_for
 
 try:
     import nbd
@@ -163,6 +163,27 @@ def fio_verifies(server, scratch):
          "--io_size=64M", "--verify_backlog=64"], cwd=scratch)
 
 
+def only_small_reads_are_read_ahead(server):
+    """A long read is answered in pieces, which must not pass for a stream of small reads: everything would go through the
+    cache. Small reads after it show that reading ahead is counted."""
+    ahead = "agro_volume_read_ahead_bytes_total"
+    handle = server.connect("second")
+    for at in range(0, 32 * MIB, MIB):
+        handle.pwrite(os.urandom(MIB), at)
+    handle.flush()
+    handle.shutdown()
+    before = server.metric(ahead)
+    handle = server.connect("second")
+    for _ in range(2):  # the second time from the page cache, where there are pieces
+        for at in range(0, 32 * MIB, MIB):
+            handle.pread(MIB, at)
+    assert server.metric(ahead) == before, server.metric(ahead) - before
+    for at in range(0, 2 * MIB, 16384):
+        handle.pread(16384, at)
+    wait_for("small reads in order are read ahead", lambda: server.metric(ahead) > before)
+    handle.shutdown()
+
+
 def multi_conn(server, restart):
     """What NBD_FLAG_CAN_MULTI_CONN promises: a flush on one connection covers what was acknowledged
     on all, and reads on one see the writes of the others."""
@@ -213,6 +234,8 @@ def main():
     nbdcopy_copies(server, scratch)
     step("fio verifies random writes, also over 4 connections")
     fio_verifies(server, scratch)
+    step("long reads are not read ahead, small ones in order are")
+    only_small_reads_are_read_ahead(server)
     step("four connections: a flush on one covers the others, over kill -9")
     server = multi_conn(server, restart)
     server.stop()
