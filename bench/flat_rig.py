@@ -1,4 +1,4 @@
-# What bench/flat_cost.py measures on: clusters of real processes, what they wrote to disk, and fio over NBD.
+# What bench/flat_cost.py and bench/seven_rows.py measure on: clusters of real processes, what they wrote to disk, and fio over NBD.
 #
 # Counters: `written` is agro_store_written_bytes_total, what stores gave to their files; `io` is write_bytes of
 # /proc/PID/io, what the kernel counted for the same processes, which has the metadata store and logs in it too.
@@ -87,10 +87,10 @@ class Rig:
 class OneProcess(Rig):
     """`agro standalone`: three stores, R=2, one process."""
 
-    def __init__(self, bin_dir, directory, volumes, peer_bytes):
+    def __init__(self, bin_dir, directory, volumes, peer_bytes, read_cache="4MiB"):
         super().__init__(bin_dir, directory)
         options = [word for name, size in volumes.items() for word in ("--create-volume", f"{name}={size}")]
-        self.server = Standalone(bin_dir, directory, "--size", f"{peer_bytes // MIB}MiB", "--read-cache", "4MiB",
+        self.server = Standalone(bin_dir, directory, "--size", f"{peer_bytes // MIB}MiB", "--read-cache", read_cache,
                                  "--scrub-interval", "never", *options)
 
     def metrics_texts(self):
@@ -116,10 +116,10 @@ class OneProcess(Rig):
 class ManyProcesses(Rig):
     """Three `agro`, R=2, and one `agroblock nbdserve`."""
 
-    def __init__(self, bin_dir, directory, volumes, peer_bytes, wait=True):
+    def __init__(self, bin_dir, directory, volumes, peer_bytes, wait=True, read_cache="4MiB"):
         super().__init__(bin_dir, directory)
         self.cluster = Cluster(bin_dir, directory, peer_size=f"{peer_bytes // MIB}MiB",
-                               peer_options=("--scrub-interval", "never"))
+                               peer_options=("--scrub-interval", "never"), read_cache=read_cache)
         for name, size in volumes.items():
             self.cluster.create_volume(name, size)
         self.cluster.start()

@@ -15,11 +15,11 @@ import subprocess
 import sys
 import time
 
-import flat_rig  # noqa: F401  (finds the test library)
-from agro_cluster import Cluster
-from agro_testlib import GIB, Process, Standalone, need_tools, run, scratch_dir, wait_for
+from flat_rig import ManyProcesses, OneProcess
+from agro_testlib import GIB, Process, need_tools, run, scratch_dir, wait_for
 
 CACHE = "256MiB"
+PEER_SIZE = 4 * GIB
 ROWS = ("seqwrite-1m-q8", "seqread-1m-q8", "randwrite-4k-q1-fsync", "randwrite-4k-q32", "randread-4k-q1", "randread-4k-q32",
         "randrw-4k-q32")
 # row: of what its bar is a share ("raw", "nbdkit", or None for a fixed figure), for standalone, for three processes
@@ -68,37 +68,19 @@ def nbdkit(directory, script, seconds):
         server.terminate()
 
 
-def standalone(bin_dir, directory, script, seconds):
-    server = Standalone(bin_dir, f"{directory}/one", "--read-cache", CACHE, "--create-volume", "demo=1GiB")
-    figures = nbd_bench(script, server.uri("demo"), seconds)
-    server.stop()
+def agro(rig_class, options, directory):
+    rig = rig_class(options.bin_dir, directory, {"demo": str(GIB)}, PEER_SIZE, read_cache=CACHE)
+    figures = nbd_bench(options.nbd_bench, rig.uri("demo"), options.seconds)
+    rig.stop()
     return figures
-
-
-def three_processes(bin_dir, directory, script, seconds):
-    cluster = Cluster(bin_dir, f"{directory}/three", read_cache=CACHE)
-    cluster.create_volume("demo", str(GIB))
-    cluster.start()
-    wait_for("the volume can be opened", lambda: opens(cluster), 20)
-    figures = nbd_bench(script, cluster.uri("demo"), seconds)
-    cluster.stop()
-    return figures
-
-
-def opens(cluster):
-    try:
-        cluster.connect("demo").shutdown()
-        return True
-    except Exception:  # libnbd's own type; the deadline of wait_for reports it
-        return False
 
 
 def one_round(options):
     directory = scratch_dir(options.dir)
     seconds = options.seconds
     figures = {"raw": raw_disk(directory, seconds), "nbdkit": nbdkit(directory, options.nbd_bench, seconds),
-               "standalone": standalone(options.bin_dir, directory, options.nbd_bench, seconds),
-               "three": three_processes(options.bin_dir, directory, options.nbd_bench, seconds)}
+               "standalone": agro(OneProcess, options, f"{directory}/one"),
+               "three": agro(ManyProcesses, options, f"{directory}/three")}
     subprocess.run(["rm", "-rf", directory], check=True)
     return figures
 
@@ -137,10 +119,17 @@ def main():
     parser.add_argument("--json", metavar="FILE", help="write all rounds there")
     parser.add_argument("--dir", help="directory for all files (default: of AGRO_TEST_DIR or TMPDIR)")
     options = parser.parse_args()
+    if not os.access(os.path.join(options.bin_dir, "agro"), os.X_OK):
+        parser.error(f"no agro in {options.bin_dir}: build it first")
+    if not os.access(options.nbd_bench, os.X_OK):
+        parser.error(f"no nbd-bench at {options.nbd_bench}: say where it is with --nbd-bench")
+    if options.rounds < 1 or options.seconds < 1:
+        parser.error("--rounds and --seconds are at least 1")
     need_tools("fio", "nbdkit")
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, {options.rounds} rounds of {options.seconds} s, load {os.getloadavg()[0]:.1f}", flush=True)
     rounds = []
-    for _ in range(options.rounds):
+    for number in range(options.rounds):
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
         rounds.append(one_round(options))
         if options.json:
             with open(options.json, "w") as file:
