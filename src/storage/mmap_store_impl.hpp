@@ -147,6 +147,7 @@ class MmapStore final : public BlockStore {
     BlockLocation location;
   };
   std::uint64_t retirable_pages() const;
+  bool is_reclaim_exhausted() const;
   std::uint64_t dead_pages_worth_it() const;
   std::vector<std::uint32_t> pick_sparse() const;
   Task<void> compact(std::vector<std::uint32_t> sparse);
@@ -186,6 +187,7 @@ class MmapStore final : public BlockStore {
   bool keeping_up_ = false;
   std::uint32_t space_waiter_count_ = 0;
   bool reclaim_exhausted_ = false;
+  std::uint64_t exhausted_retirable_pages_ = 0;  // that it left
   std::uint64_t dead_pages_ = 0;  // died since reclaiming last found nothing to gain
   std::unordered_set<std::uint32_t> unreadable_slots_;
   static constexpr std::uint32_t kColdReadSize = 16 * 1024;

@@ -50,7 +50,7 @@ Task<void> MmapStore::wait_for_space(std::uint32_t own_slots, std::uint32_t inli
       if (slots_.free_grown_count() >= own_slots) co_return Result<void>();
     } else if (file_system_full_ && (growing_ || wants_growth())) {
       // It was full a while ago: what growing brings now is to be seen.
-    } else if (reclaim_exhausted_) {
+    } else if (is_reclaim_exhausted()) {
       co_return fail(Errc::out_of_space, file_name() + " is full");
     } else {
       ++space_waiter_count_;
@@ -377,7 +377,7 @@ Task<void> MmapStore::checkpoint_now() {
 // Compaction
 
 bool MmapStore::wants_space() const {
-  if (reclaim_exhausted_) return false;
+  if (is_reclaim_exhausted()) return false;
   return space_waiter_count_ > 0 ||
          slots_.free_count() < floor(false) + std::max(2U, slots_.count_max() / 50);
 }
@@ -414,6 +414,7 @@ Task<void> MmapStore::reclaim() {
   AGRO_CO_TRY_OK(co_await compact(pick_sparse()));
   const bool gained = slots_.free_count() > before || relocated_count_ > relocated_before;
   reclaim_exhausted_ = !gained && dead_pages_ < dead_pages_worth_it();
+  exhausted_retirable_pages_ = retirable_pages();
   progress_.notify_all();
   co_return Result<void>();
 }
@@ -427,7 +428,12 @@ std::uint64_t MmapStore::retirable_pages() const {
   return pages;
 }
 
-/// So many must die before reclaiming is tried again: a slot, and what a checkpoint writes.
+/// Reclaiming gained nothing, and since then too little died, or joined the log as headers and records.
+bool MmapStore::is_reclaim_exhausted() const {
+  return reclaim_exhausted_ && retirable_pages() < exhausted_retirable_pages_ + dead_pages_worth_it();
+}
+
+/// So many before it is tried again: a slot, and what a checkpoint writes.
 std::uint64_t MmapStore::dead_pages_worth_it() const {
   return pages_per_slot() + index_.size() * sizeof(StoreRecord) / kPageSize;
 }
