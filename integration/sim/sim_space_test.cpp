@@ -71,7 +71,7 @@ struct FullCluster {
 // Method: the whole is overwritten twice, sector by sector at random, with many writes at a time. It used to
 // fill even the reserve with what was on its way, and then the checkpoint that frees space waited for that.
 TEST(SimSpaceTest, OverwritingSmallStoresNeverStops) {
-  for (std::uint64_t seed = 1; seed <= 3 && !testing::Test::HasFailure(); ++seed) {
+  for (std::uint64_t seed = 1; seed <= 12 && !testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
     FullCluster full(seed, 70);
     SimCluster& cluster = full.cluster;

@@ -29,6 +29,7 @@ enum class Mutant : int {
   kLeaseExpiryIgnored = 14,
   kAckOutOfOrder = 15,
   kNoOtherReplica = 16,
+  kFreedBeforeDurable = 17,
 };
 
 struct MutantInfo {
@@ -37,7 +38,7 @@ struct MutantInfo {
   const char* recreates;
 };
 
-inline constexpr std::array<MutantInfo, 16> kMutants{{
+inline constexpr std::array<MutantInfo, 17> kMutants{{
     {Mutant::kFlushWithoutReplica, "flush-without-replica", "a flush is acknowledged though a replica's write failed"},
     {Mutant::kSyncSkipped, "sync-skipped", "a peer replies without having synced"},
     {Mutant::kFewerCopiesSucceed, "fewer-copies-succeed", "fewer copies than asked for are reported as success"},
@@ -54,6 +55,7 @@ inline constexpr std::array<MutantInfo, 16> kMutants{{
     {Mutant::kLeaseExpiryIgnored, "lease-expiry-ignored", "a client that was paused goes on though its lease has ended"},
     {Mutant::kAckOutOfOrder, "ack-out-of-order", "a flush is acknowledged while earlier blocks are on their way"},
     {Mutant::kNoOtherReplica, "no-other-replica", "a bad copy is an error though others are good"},
+    {Mutant::kFreedBeforeDurable, "freed-before-durable", "blocks go before what replaced them is durable"},
 }};
 
 #ifdef AGRO_MUTANTS

@@ -259,6 +259,8 @@ class Volume final : public BlockDevice {
 
   // volume_checkpoint.cpp
   std::uint64_t dead_bytes() const;
+  bool freeing_is_due() const;
+  void free_covered_blocks();
   bool dead_bytes_are_missed() const;
   bool checkpoint_is_due() const;
   bool has_many_dirty_pages() const;
@@ -366,6 +368,7 @@ class Volume final : public BlockDevice {
   std::uint64_t log_blocks_ = 0;
   std::uint64_t written_sectors_ = 0;         // by users, ever
   std::uint64_t read_count_ = 0;
+  std::uint64_t dead_bytes_left_ = 0;         // by the last free_covered_blocks()
   std::vector<BlockRef> doomed_;              // to delete after the next commit
   std::uint64_t doomed_bytes_ = 0;            // of data in them
   std::size_t removal_count_ = 0;             // under way

@@ -10,6 +10,7 @@ namespace agro {
 namespace {
 
 constexpr std::size_t kRemovesAtOnce = 4096;
+constexpr std::uint64_t kDeadPartOfSpace = 128;  // waits to be deleted at most, where there is little
 constexpr std::size_t kEvictRoundsOfCheckpoint = 1024;
 /// A volume nobody writes to gets its checkpoint soon, so that the next opening replays nothing.
 constexpr Duration kIdleCheckpoint = std::chrono::seconds(5);
@@ -27,6 +28,27 @@ bool Volume::has_many_dirty_pages() const {
 
 std::uint64_t Volume::dead_bytes() const {
   return (map_.dead_sector_count() + map_.dead_count()) * kSectorSize;
+}
+
+/// A batch of some MiB, or less where space is short.
+bool Volume::freeing_is_due() const {
+  if (map_.dead_count() == 0) return false;
+  if (short_of_space_) return true;
+  std::uint64_t batch = options_.dead_bytes_max / 8;
+  const Space space = backend_.space();
+  if (space.size != 0) batch = std::min(batch, space.size / kDeadPartOfSpace / blockset_->copy_count());
+  return dead_bytes() >= std::min(dead_bytes_left_, dead_bytes()) + batch;
+}
+
+/// Deletes, without a checkpoint, dead blocks that the committed one covers. It names them still, but who recovers from it
+/// replays the log that says that they are dead, and reads none of them; the log is durable that far, with all of its copies.
+void Volume::free_covered_blocks() {
+  if (!is_open_ || !is_usable() || recorded_copies_ != 0) return;
+  const std::uint64_t durable = AGRO_MUTANT(kFreedBeforeDurable) ? UINT64_MAX : durable_sequence_;
+  const std::uint64_t before = dead_bytes();
+  std::vector<BlockRef> refs = map_.take_dead(lineage_, {lease_.epoch(), covered_sequence_}, durable);
+  dead_bytes_left_ = dead_bytes();
+  delete_blocks(std::move(refs), before - dead_bytes_left_);
 }
 
 /// Whether what is dead would be a good part of what is left.
@@ -55,6 +77,7 @@ Task<void> Volume::checkpoint_locked() {
   // The instant of the checkpoint: no await from here to begin_checkpoint().
   seal();
   const std::uint64_t covered = last_sequence_;
+  free_covered_blocks();
   doomed_bytes_ += dead_bytes();
   const std::vector<BlockRef> dead = map_.take_dead(lineage_);
   doomed_.insert(doomed_.end(), dead.begin(), dead.end());
@@ -141,8 +164,14 @@ Job Volume::remove_blocks(std::vector<BlockRef> refs, std::uint64_t size) {
   progress_.notify_all();
 }
 
+/// What is on its way is waited for.
 Task<void> Volume::free_dead_blocks() {
-  AGRO_CO_TRY_OK(co_await checkpoint());
+  seal();
+  AGRO_CO_TRY_OK(co_await wait_durable(last_sequence_));
+  free_covered_blocks();
+  if (map_.dead_count() > 0) {
+    AGRO_CO_TRY_OK(co_await checkpoint());
+  }
   while (removal_count_ > 0 && !stopping_jobs_) co_await progress_.wait();
   co_return Result<void>();
 }
@@ -155,6 +184,7 @@ Job Volume::checkpoint_when_due() {
     const bool idle = !is_busy() && (log_blocks_ > 0 || map_.dead_count() > 0);
     // What died before a failed one is counted nowhere else, and users may be waiting for its space.
     const bool failed_before = pause != options_.retry_after;
+    free_covered_blocks();
     if (!checkpoint_is_due() && !idle && !failed_before) continue;
     const Result<void> done = co_await checkpoint();
     if (done.has_value()) pause = options_.retry_after;
@@ -170,6 +200,7 @@ Job Volume::checkpoint_when_due() {
 void Volume::note_space_shortage() {
   if (!short_of_space_) log_warning("volume {}: the peers are full: writes wait for space", id_.value);
   short_of_space_ = true;
+  free_covered_blocks();
   clean_wanted_.notify_all();
   checkpoint_wanted_.notify_all();
 }

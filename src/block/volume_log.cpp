@@ -305,6 +305,7 @@ void Volume::block_is_durable(std::uint64_t sequence) {
     durable_sequence_ = in_flight_.front().sequence;
     in_flight_.pop_front();
   }
+  if (freeing_is_due()) free_covered_blocks();
   progress_.notify_all();
 }
 

@@ -50,11 +50,18 @@ void VolumeMap::shrink(std::uint64_t sector_count) {
 void VolumeMap::note_if_dead(BlockId id) {
   const BlockEntry& entry = table_[id];
   if (entry.state != BlockState::durable || entry.live_count > 0) return;
-  dead_.push_back(id);  // once in a block's life: from here on it cannot change
+  dead_.push_back({id, 0});  // once in a block's life: from here on it cannot change
+  date_dead();
   dead_sector_count_ += entry.sector_count;
   if (!is_pinned(entry)) return;
   pinned_stored_sector_count_ -= entry.sector_count;
   --pinned_block_count_;
+}
+
+/// What took the place of its sectors may be in a block that has no place in the log yet.
+void VolumeMap::date_dead() {
+  if (open_count_ > 0) return;
+  for (; dated_dead_count_ < dead_.size(); ++dated_dead_count_) dead_[dated_dead_count_].since = newest_sealed_.second;
 }
 
 void VolumeMap::set_pinned(Epoch epoch, std::uint64_t sequence) {
@@ -131,6 +138,7 @@ void VolumeMap::seal_block(BlockId id, std::uint64_t sequence, std::uint32_t sec
   entry.state = BlockState::in_flight;
   entry.sequence = sequence;
   newest_sealed_ = std::max(newest_sealed_, {entry.epoch, sequence});
+  date_dead();
   entry.sector_count = sector_count;
   entry.size = size;
   ++block_count_;
@@ -147,24 +155,34 @@ void VolumeMap::set_durable(BlockId id) {
 void VolumeMap::drop_open_block(BlockId id) {
   AGRO_ASSERT(table_[id].state == BlockState::open);
   --open_count_;
+  date_dead();
   table_.free(id);
 }
 
 std::vector<BlockRef> VolumeMap::take_dead(const Lineage& lineage) {
+  AGRO_ASSERT(open_count_ == 0);
+  return take_dead(lineage, {Epoch{UINT64_MAX}, UINT64_MAX}, UINT64_MAX);
+}
+
+std::vector<BlockRef> VolumeMap::take_dead(const Lineage& lineage, std::pair<Epoch, std::uint64_t> covered,
+                                           std::uint64_t durable_sequence) {
   std::vector<BlockRef> refs;
-  refs.reserve(dead_.size());
-  for (const BlockId id : dead_) {
-    const BlockEntry& entry = table_[id];
+  const auto dated_end = dead_.begin() + static_cast<std::ptrdiff_t>(dated_dead_count_);
+  const auto kept_end = std::remove_if(dead_.begin(), dated_end, [&](const DeadBlock& dead) {
+    const BlockEntry& entry = table_[dead.id];
     AGRO_ASSERT(entry.live_count == 0);
     AGRO_ASSERT(entry.state == BlockState::durable);
-    touch({PageKind::table, BlockTable::page_of(id)});
+    if (dead.since > durable_sequence || std::pair(entry.epoch, entry.sequence) > covered) return false;
+    touch({PageKind::table, BlockTable::page_of(dead.id)});
     refs.push_back({lineage.owner_of(entry.epoch), entry.epoch, entry.sequence, BlockType::data});
     stored_sector_count_ -= entry.sector_count;
+    dead_sector_count_ -= entry.sector_count;
     --block_count_;
-    table_.free(id);
-  }
-  dead_.clear();
-  dead_sector_count_ = 0;
+    table_.free(dead.id);
+    return true;
+  });
+  dated_dead_count_ -= refs.size();
+  dead_.erase(kept_end, dated_end);
   return refs;
 }
 

@@ -78,9 +78,12 @@ class VolumeMap {
   /// Its copies are durable.
   void set_durable(BlockId id);
 
-  /// Durable blocks without live sectors, since the last call: they may be deleted once a
-  /// checkpoint that started after this call has been committed. Their ids are free from now on.
+  /// Durable blocks without live sectors: they may be deleted once a checkpoint that starts after this call has been
+  /// committed. Their ids are free from now on. Shape: no block is open.
   std::vector<BlockRef> take_dead(const Lineage& lineage);
+  /// Of them, those up to `covered` that are dead by the log up to `durable_sequence`.
+  std::vector<BlockRef> take_dead(const Lineage& lineage, std::pair<Epoch, std::uint64_t> covered,
+                                  std::uint64_t durable_sequence);
   std::uint64_t dead_sector_count() const { return dead_sector_count_; }
   std::size_t dead_count() const { return dead_.size(); }
 
@@ -120,9 +123,15 @@ class VolumeMap {
  private:
   enum class PageState : std::uint8_t { clean, dirty, pending, taken };
 
+  struct DeadBlock {
+    BlockId id;
+    std::uint64_t since;  // the log up to there says so; once no block is open any more
+  };
+
   PageState& state_of(PageKey key);
   void touch(PageKey key);
   void note_if_dead(BlockId id);
+  void date_dead();
   bool points_into_table(const MapRun& run) const;
   void encode(PageKey key, std::vector<std::byte>& out) const;
 
@@ -137,7 +146,8 @@ class VolumeMap {
   std::vector<PageKey> dirty_;    // pages whose state is dirty
   std::vector<PageKey> pending_;  // pages of the running checkpoint, taken from the back
   std::vector<std::pair<PageKey, std::vector<std::byte>>> captured_;  // encoded before a change
-  std::vector<BlockId> dead_;
+  std::vector<DeadBlock> dead_;
+  std::size_t dated_dead_count_ = 0;  // of dead_, the first, whose `since` is known
   std::vector<MapRun> replaced_;  // scratch
   std::uint64_t stored_sector_count_ = 0;
   std::uint64_t live_sector_count_ = 0;

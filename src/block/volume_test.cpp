@@ -44,6 +44,32 @@ TEST(VolumeTest, StreamsAreNotKept) {
   ASSERT_TRUE(fixture.close().has_value());
 }
 
+// Goal: what was overwritten goes as soon as its successors are durable, without a checkpoint, if the last one covers it;
+// what came after that stays, for it is the log. Method: peers' blocks after the whole volume is overwritten twice, a crash.
+TEST(VolumeTest, CoveredBlocksGoWithoutACheckpoint) {
+  VolumeFixture fixture(1);
+  fixture.options.checkpoint_after_bytes = fixture.options.checkpoint_after_blocks = UINT64_MAX;
+  fixture.options.dead_bytes_max = 2 * fixture.size_bytes;  // a checkpoint for their sake
+  ASSERT_TRUE(fixture.open().has_value());
+  std::vector<std::byte> data;
+  for (std::uint64_t round = 0; round < 3; ++round) {
+    data = pattern(fixture.size_bytes, round);
+    ASSERT_TRUE(fixture.loop.run(fixture.volume->write(0, data)).has_value());
+    ASSERT_TRUE(fixture.loop.run(fixture.volume->flush()).has_value());
+    if (round > 0) continue;
+    EXPECT_GT(fixture.blocks.used(), fixture.size_bytes);
+    ASSERT_TRUE(fixture.loop.run(fixture.volume->checkpoint()).has_value());
+  }
+  fixture.loop.run_for(std::chrono::milliseconds(100));  // deletions
+  const LogHead head = fixture.head;
+  EXPECT_LT(fixture.blocks.used(), fixture.size_bytes * 5 / 2);  // two writings and what a batch holds back, not three
+  EXPECT_GT(fixture.blocks.used(), fixture.size_bytes * 2);
+  fixture.crash();
+  EXPECT_EQ(fixture.head, head) << "there was a checkpoint";
+  ASSERT_TRUE(fixture.open().has_value());
+  EXPECT_EQ(read_all(fixture), data);
+}
+
 // Goal: any mix of sizes and alignments reads back as from an array, over reopenings.
 TEST(VolumeTest, EqualsAnArray) {
   for (std::uint64_t seed = 1; seed <= 12; ++seed) {
