@@ -100,6 +100,8 @@ class Disk {
   virtual Task<std::string> read_file(std::string path) = 0;
   /// Replaces or creates a small file atomically and durably.
   virtual Task<void> write_file(std::string path, std::string contents) = 0;
+  /// Bytes that the file system of a directory has left for us; others may take them.
+  virtual Task<std::uint64_t> free_space(std::string directory) = 0;
 };
 
 }  // namespace agro

@@ -381,6 +381,12 @@ Result<void> remove_now(const std::string& path) {
   return sync_directory(parent_of(path));
 }
 
+Result<std::uint64_t> free_space_now(const std::string& directory) {
+  struct statfs usage {};
+  if (::statfs(directory.c_str(), &usage) != 0) return fail(errno_error("look at the space of " + directory, errno));
+  return std::uint64_t{usage.f_bavail} * static_cast<std::uint64_t>(usage.f_bsize);
+}
+
 Result<std::string> read_file_now(const std::string& path) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file.is_open()) return fail(errno_error("open " + path, errno));
@@ -471,6 +477,10 @@ Task<std::string> SystemDisk::read_file(std::string path) {
 Task<void> SystemDisk::write_file(std::string path, std::string contents) {
   co_return co_await run_blocking(workers()->writers,
                                   [&] { return write_file_now(path, contents); });
+}
+
+Task<std::uint64_t> SystemDisk::free_space(std::string directory) {
+  co_return co_await run_blocking(workers()->writers, [&directory] { return free_space_now(directory); });
 }
 
 }  // namespace agro

@@ -27,6 +27,7 @@ class SystemDisk final : public Disk {
   Task<void> remove(std::string path) override;
   Task<std::string> read_file(std::string path) override;
   Task<void> write_file(std::string path, std::string contents) override;
+  Task<std::uint64_t> free_space(std::string directory) override;
 
   struct Workers;
 

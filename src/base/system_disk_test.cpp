@@ -150,6 +150,8 @@ TEST_P(SystemDiskTest, DirectoriesAndSmallFiles) {
   ASSERT_TRUE(run(disk_->write_file(nested + "/one", "old")));
   ASSERT_TRUE(run(disk_->write_file(nested + "/one", std::string(100'000, 'x'))));
   EXPECT_EQ(run(disk_->read_file(nested + "/one")).value(), std::string(100'000, 'x'));
+  EXPECT_GT(run(disk_->free_space(nested)).value(), 0U);
+  EXPECT_EQ(run(disk_->free_space(nested + "/nowhere")).code(), Errc::not_found);
   EXPECT_EQ(run(disk_->list(nested)).value(), (std::vector<std::string>{"one", "two"}));
   EXPECT_EQ(run(disk_->make_directories(nested + "/one")).code(), Errc::already_exists);
   EXPECT_EQ(run(disk_->make_directories(nested + "/one/deeper")).code(), Errc::already_exists);

@@ -34,6 +34,7 @@ class DirectoriesOnlyDisk final : public Disk {
     co_return std::string(std::istreambuf_iterator<char>(file), {});
   }
   Task<void> write_file(std::string, std::string) override { co_return none(); }
+  Task<std::uint64_t> free_space(std::string) override { co_return none(); }
 
  private:
   static tl::unexpected<Error> none() { return fail(Errc::not_supported, "no such disk"); }

@@ -37,11 +37,13 @@ struct SimDisk::State {
     if (detached) return fail(Errc::closed, "nobody runs on this machine");
     return {};
   }
-  bool has_room(const Node& node, std::uint64_t new_size) const {
-    if (new_size <= node.current.size) return true;
+  std::uint64_t free_size() const {
     std::uint64_t used = 0;
     for (const auto& [path, each] : files) used += each->current.size;
-    return used + (new_size - node.current.size) <= options.capacity;
+    return used < options.capacity ? options.capacity - used : 0;
+  }
+  bool has_room(const Node& node, std::uint64_t new_size) const {
+    return new_size <= node.current.size || new_size - node.current.size <= free_size();
   }
   Node& node(const std::string& path) {
     const auto found = files.find(path);
@@ -388,6 +390,14 @@ Task<std::string> SimDisk::read_file(std::string path) {
   std::string text(found->second->current.size, '\0');
   found->second->current.read(0, std::as_writable_bytes(std::span(text)));
   co_return text;
+}
+
+Task<std::uint64_t> SimDisk::free_space(std::string directory) {
+  const std::shared_ptr<State> state = state_;
+  AGRO_CO_TRY_OK(state->in_use());
+  co_await state->wait();
+  if (!state->directories.contains(directory)) co_return fail(Errc::not_found, "look at the space of " + directory);
+  co_return state->free_size();
 }
 
 Task<void> SimDisk::write_file(std::string path, std::string contents) {

@@ -75,6 +75,7 @@ class SimDisk final : public Disk {
   Task<void> remove(std::string path) override;
   Task<std::string> read_file(std::string path) override;
   Task<void> write_file(std::string path, std::string contents) override;
+  Task<std::uint64_t> free_space(std::string directory) override;
 
   /// Power loss at this instant. Open handles fail with `closed` from now on, also the calls under
   /// way; the files can be opened again.

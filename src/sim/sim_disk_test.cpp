@@ -182,6 +182,9 @@ TEST_F(SimDiskTest, SmallFilesAndDirectories) {
   disk_.crash(random);
   EXPECT_EQ(sim_.run(disk_.read_file("d/a")).value(), "1");
   EXPECT_EQ(sim_.run(disk_.list("d")).value(), (std::vector<std::string>{"a", "e"}));
+  disk_.set_options({.capacity = 100});
+  EXPECT_EQ(sim_.run(disk_.free_space("d")).value(), 99U);
+  EXPECT_EQ(sim_.run(disk_.free_space("nowhere")).code(), Errc::not_found);
   ASSERT_TRUE(sim_.run(disk_.remove("d/a")));
   EXPECT_EQ(sim_.run(disk_.read_file("d/a")).code(), Errc::not_found);
 }

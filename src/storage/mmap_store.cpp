@@ -367,8 +367,12 @@ namespace {
 /// Foreign labels lie in the first bytes of a device or in the last: partition tables, RAID members.
 constexpr std::uint64_t kFirstBytes = 16 * kMiB;
 constexpr std::uint64_t kLastBytes = kMiB;
-/// Space that is written before the log needs it.
+/// Space that is written before the log needs it: of a store in use, and once, when it is made.
 constexpr std::uint64_t kLogAhead = 8 * kMiB;
+constexpr std::uint64_t kFirstLogMax = 128 * kMiB;
+constexpr std::uint32_t kFirstLogShare = 16;      // of the store's slots, one in so many
+constexpr std::uint32_t kFirstLogFreeShare = 64;  // of what the file system has free, which others may want, too
+constexpr std::uint32_t kFirstSlots = 8;          // a file no longer than these without superblocks is no store yet
 
 /// Nothing may take the device for what it was.
 Task<void> wipe_the_end(File& file) {
@@ -380,13 +384,43 @@ Task<void> wipe_the_end(File& file) {
   co_return co_await file.sync();
 }
 
+/// Slots that are written when a store is made and kept for its log.
+std::uint32_t first_log_slots(const StoreOptions& options) {
+  const std::uint32_t share = slots_in(options.size, options.block_size) / kFirstLogShare;
+  return std::min(share, static_cast<std::uint32_t>(kFirstLogMax / options.block_size));
+}
+
+/// Writes the log's first space, behind what create_store() wrote: a crash in the middle costs only speed. Where the file
+/// system has no room for it, blocks shall have what there is. The slots that are written then.
+Task<std::uint32_t> write_first_log(File& file, StoreOptions options, std::uint64_t free_space) {
+  AlignedBuffer zeros(options.block_size);
+  std::memset(zeros.data(), 0, zeros.size());
+  const std::uint64_t free_share = free_space / kFirstLogFreeShare / options.block_size;
+  const auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>(first_log_slots(options), free_share));
+  Result<void> written;
+  for (std::uint32_t slot = kFirstSlots; slot < count && written.has_value(); slot += kFirstSlots) {
+    const std::uint32_t end = std::min(count, slot + kFirstSlots);
+    written = co_await file.write(slot_offset(slot, options.block_size), std::vector<ConstBytes>(end - slot, zeros.bytes()));
+  }
+  if (written.code() == Errc::out_of_space) {
+    AGRO_CO_TRY_OK(co_await file.resize(slot_offset(kFirstSlots, options.block_size)));
+  } else if (!written.has_value()) {
+    co_return fail(std::move(written).error());
+  }
+  AGRO_CO_TRY_OK(co_await file.sync());
+  co_return slots_in(file.size(), options.block_size);
+}
+
 /// Makes an empty store: a first stretch written ahead, then the superblocks, which make it one.
 Task<Superblock> create_store(Env& env, File& file, StoreOptions options) {
   if (options.peer_id.is_nil() || options.cluster_id.is_nil()) {
     co_return fail(Errc::invalid_argument, store_path(options) + ": a new store needs a peer and a cluster id");
   }
-  const std::uint64_t slot_count =
-      std::min<std::uint64_t>(slots_in(options.size, options.block_size), 8);
+  std::uint64_t free_space = 0;
+  if (options.device.empty()) {
+    AGRO_CO_TRY(free_space, co_await env.disk.free_space(options.directory));
+  }
+  const std::uint32_t slot_count = std::min(slots_in(options.size, options.block_size), kFirstSlots);
   AlignedBuffer zeros(options.block_size);
   std::memset(zeros.data(), 0, zeros.size());
   std::vector<ConstBytes> parts = {zeros.bytes().first(kSlotsOffset)};
@@ -409,6 +443,9 @@ Task<Superblock> create_store(Env& env, File& file, StoreOptions options) {
   std::vector<ConstBytes> twice = {page.bytes(), page.bytes()};
   AGRO_CO_TRY_OK(co_await file.write(0, std::move(twice)));
   AGRO_CO_TRY_OK(co_await file.sync());
+  if (options.device.empty()) {
+    AGRO_CO_TRY(superblock.written_slots, co_await write_first_log(file, options, free_space));
+  }
   co_return superblock;
 }
 
@@ -513,7 +550,7 @@ Task<Superblocks> read_own_file(File& file, StoreOptions options) {
   const std::string name = store_path(options);
   AGRO_CO_TRY(const Superblocks found, co_await read_superblocks(file, name));
   // A crash while making one leaves no more than this; anything larger has lost its superblocks.
-  if (found.blank && file.size() > slot_offset(8, options.block_size)) {
+  if (found.blank && file.size() > slot_offset(kFirstSlots, options.block_size)) {
     co_return fail(Errc::corrupt, name + " has lost both superblocks; remove it and let the cluster copy its blocks again");
   }
   co_return found;
@@ -533,8 +570,9 @@ Task<std::unique_ptr<BlockStore>> open_in(Env& env, StoreOptions options,
   SlotCounts counts;
   counts.grown = slots_in(file->size(), options.block_size);
   counts.max = slots_in(options.size, options.block_size);
-  // A device has no space that was never written, as far as we know; nor has what was just made.
-  if (superblocks.blank || !options.device.empty()) counts.written = counts.grown;
+  // A device has no space that was never written, as far as we know.
+  counts.written = options.device.empty() ? superblocks.best.written_slots : counts.grown;
+  counts.log_kept = std::min(first_log_slots(options), superblocks.best.written_slots);
   counts.log_ahead = static_cast<std::uint32_t>(
       std::max<std::uint64_t>(2, std::min(kLogAhead, options.grow_step_max / 16) / options.block_size));
   AGRO_CO_TRY(SlotTable slots, recover_slots(recovered, counts, name));

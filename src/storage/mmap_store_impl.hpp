@@ -128,6 +128,7 @@ class MmapStore final : public BlockStore {
   Task<std::uint32_t> take_slot(SlotUse use);
   void after_change();
   std::uint32_t growth_watermark() const;
+  std::uint32_t takeable_count() const;
   bool wants_growth() const;
   std::uint32_t growth_limit() const;
   Job grow_again();

@@ -47,7 +47,7 @@ Task<void> MmapStore::wait_for_space(std::uint32_t own_slots, std::uint32_t inli
     AGRO_CO_TRY_OK(check_writable());
     const std::uint32_t needed = own_slots + inline_slots_needed(inline_pages);
     if (slots_.free_count() >= floor(reserve) + needed) {
-      if (slots_.free_grown_count() >= own_slots) co_return Result<void>();
+      if (takeable_count() >= own_slots) co_return Result<void>();
     } else if (file_system_full_ && (growing_ || wants_growth())) {
       // It was full a while ago: what growing brings now is to be seen.
     } else if (is_reclaim_exhausted()) {
@@ -103,9 +103,15 @@ std::uint32_t MmapStore::growth_limit() const {
   return file_system_full_ ? slots_in(options_.size, options_.block_size) : slots_.count_max();
 }
 
+/// Slots that blocks can have now. As long as the file grows they leave the log its own.
+std::uint32_t MmapStore::takeable_count() const {
+  const bool grows = !file_system_full_ && slots_.grown_count() < growth_limit();
+  return grows ? slots_.free_beyond_log_count() : slots_.free_grown_count();
+}
+
 bool MmapStore::wants_growth() const {
   if (slots_.grown_count() >= growth_limit()) return false;
-  if (!file_system_full_) return slots_.free_grown_count() < growth_watermark();
+  if (!file_system_full_) return slots_.free_beyond_log_count() < growth_watermark();
   // As much as volumes that wait for space want to see before they go on.
   const auto ahead = static_cast<std::uint32_t>(kGrownAheadWhenFull / options_.block_size);
   return env_.clock.now() >= grow_again_at_ &&

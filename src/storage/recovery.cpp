@@ -300,7 +300,7 @@ Result<SlotTable> recover_slots(const RecoveredStore& store, SlotCounts counts, 
                 fmt::format("{} holds data up to {} bytes: give a size of at least {}", name, needed,
                             format_size(round_up(needed, kMiB))));
   }
-  SlotTable slots(counts.max, counts.log_ahead);
+  SlotTable slots(counts.max, counts.log_ahead, counts.log_kept);
   slots.grow_to(std::min(counts.grown, counts.max));
   for (std::uint32_t slot = 0; slot < std::min(counts.written, slots.grown_count()); ++slot) slots.set_written(slot);
   const auto claim = [&](std::uint32_t slot, SlotUse use) {

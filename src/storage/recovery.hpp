@@ -45,7 +45,8 @@ struct SlotCounts {
   std::uint32_t grown = 0;      // that the file holds
   std::uint32_t max = 0;        // that the store may use
   std::uint32_t written = 0;    // so many, the first, were written, whatever is in them now
-  std::uint32_t log_ahead = 0;  // free ones that are left to the log
+  std::uint32_t log_ahead = 0;  // free ones that are written ahead of the log
+  std::uint32_t log_kept = 0;   // written ones that are left to the log, if more
 };
 
 /// The use of each slot, from what recovery found. Those of the log count as written.

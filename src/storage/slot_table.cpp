@@ -51,7 +51,7 @@ std::optional<std::uint32_t> SlotTable::take(SlotUse use) {
     slot = written_.lowest();
   } else {
     slot = raw_.lowest();
-    if (use != SlotUse::log && written_.count() > log_share()) slot = std::min(slot, written_.lowest());
+    if (use != SlotUse::log && written_.count() > kept_share()) slot = std::min(slot, written_.lowest());
   }
   claim(slot, use);
   return slot;

@@ -43,10 +43,10 @@ class SlotSet {
 
 class SlotTable {
  public:
-  /// `slot_count_max` is what the store's size allows; up to `log_slots_ahead` free slots that were
-  /// written are left to the log.
-  SlotTable(std::uint32_t slot_count_max, std::uint32_t log_slots_ahead)
-      : count_max_(slot_count_max), log_slots_ahead_(log_slots_ahead) {}
+  /// `slot_count_max` is what the store's size allows; up to `log_slots_ahead` free slots are written for the log
+  /// ahead of use, and as many that were written, or `log_slots_kept`, are left to it.
+  SlotTable(std::uint32_t slot_count_max, std::uint32_t log_slots_ahead, std::uint32_t log_slots_kept = 0)
+      : count_max_(slot_count_max), log_slots_ahead_(log_slots_ahead), log_slots_kept_(log_slots_kept) {}
 
   std::uint32_t count_max() const { return count_max_; }
   std::uint32_t grown_count() const { return static_cast<std::uint32_t>(slots_.size()); }
@@ -56,6 +56,8 @@ class SlotTable {
 
   /// Those that take() can give now.
   std::uint32_t free_grown_count() const { return raw_.count() + written_.count(); }
+  /// Of those, what is not kept for the log.
+  std::uint32_t free_beyond_log_count() const { return free_grown_count() - std::min(written_.count(), kept_share()); }
   std::uint32_t free_count() const {
     return free_grown_count() + preparing_count_ +
            (count_max_ > grown_count() ? count_max_ - grown_count() : 0);
@@ -108,10 +110,12 @@ class SlotTable {
   std::uint32_t log_share() const {
     return std::min(log_slots_ahead_, std::max(2U, grown_count() / 8));
   }
+  std::uint32_t kept_share() const { return std::max(log_share(), log_slots_kept_); }
   SlotSet& free_set(std::uint32_t slot) { return slots_[slot].written ? written_ : raw_; }
 
   std::uint32_t count_max_;
   std::uint32_t log_slots_ahead_;
+  std::uint32_t log_slots_kept_;
   std::vector<Slot> slots_;
   SlotSet raw_;      // free, space only
   SlotSet written_;  // free, and was written

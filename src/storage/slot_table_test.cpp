@@ -58,6 +58,24 @@ TEST(SlotTableTest, TheLogsShareIsBounded) {
   EXPECT_EQ(slots.take(SlotUse::log), std::nullopt);
 }
 
+// Goal: what was written for the log when the store was made stays the log's, and no more is written ahead for it.
+TEST(SlotTableTest, TheLogKeepsItsFirstSpace) {
+  SlotTable slots(64, 4, 16);
+  slots.grow_to(32);
+  for (std::uint32_t slot = 0; slot < 17; ++slot) slots.set_written(slot);
+  EXPECT_EQ(slots.free_grown_count(), 32U);
+  EXPECT_EQ(slots.free_beyond_log_count(), 16U);
+  EXPECT_EQ(slots.take(SlotUse::block), 0U);   // one more than it keeps
+  EXPECT_EQ(slots.take(SlotUse::block), 17U);
+  EXPECT_EQ(slots.take(SlotUse::log), 1U);
+  EXPECT_EQ(slots.free_beyond_log_count(), 14U);
+  EXPECT_FALSE(slots.wants_log_slots());
+  EXPECT_EQ(slots.begin_preparing(), std::nullopt);
+  for (std::uint32_t slot = 18; slot < 32; ++slot) EXPECT_EQ(slots.take(SlotUse::block), slot);
+  EXPECT_EQ(slots.free_beyond_log_count(), 0U);
+  EXPECT_EQ(slots.take(SlotUse::block), 2U);  // the last that there are
+}
+
 // Goal: a slot that becomes known as written while it is free changes sides.
 TEST(SlotTableTest, AFreeSlotBecomesWritten) {
   SlotTable slots(32, 2);

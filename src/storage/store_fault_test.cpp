@@ -1,6 +1,9 @@
 // Disks that fail, files that were damaged, directories of others: the error must be the right one.
 #include <gtest/gtest.h>
 
+#include <optional>
+#include <tuple>
+
 #include "base/log.hpp"
 #include "storage/mmap_store_impl.hpp"
 #include "storage/store_testing.hpp"
@@ -163,6 +166,67 @@ TEST_F(StoreFaultTest, AFullFileSystemIsOutOfSpace) {
   EXPECT_EQ(stored.code(), Errc::out_of_space);
   node_.sim.run_for(seconds(11));
   for (int more = 0; more < 8; ++more) EXPECT_TRUE(put(count++, 60000));
+}
+
+// Goal: a small file system is not filled with space for the log.
+TEST_F(StoreFaultTest, TheFirstLogLeavesAFileSystemItsSpace) {
+  node_.disk.set_options({.capacity = 1024 * std::uint64_t{kBlockSizeMin}});
+  ASSERT_TRUE(open(store_options(1024 * kMiB)));  // a sixteenth of it is all that there is
+  close();
+  EXPECT_LE(node_.disk.size_of(kStoreFile), 64 * std::uint64_t{kBlockSizeMin});
+}
+
+// Goal: a file system that others fill while the log's first space is written: blocks get what is left.
+TEST_F(StoreFaultTest, AFullFileSystemWhileAStoreIsMade) {
+  node_.disk.set_options({.latency_min = microseconds(20), .latency_max = microseconds(60)});
+  bool done = false;
+  const auto open_it = [&]() -> Job {
+    Env env = node_.env();
+    auto made = co_await open_mmap_store(env, store_options(256 * kMiB));  // would write 255 slots
+    if (made.has_value()) store_ = std::move(*made);
+    done = true;
+  };
+  spawn(node_.sim.executor(), open_it());
+  ASSERT_TRUE(node_.sim.run_until([&] {
+    return node_.disk.exists(kStoreFile) && node_.disk.size_of(kStoreFile) > 20 * std::uint64_t{kBlockSizeMin};
+  }));
+  EXPECT_FALSE(done);
+  node_.disk.set_options({.capacity = 60 * std::uint64_t{kBlockSizeMin}});
+  ASSERT_TRUE(node_.sim.run_until([&] { return done; }));
+  ASSERT_NE(store_, nullptr);
+  std::uint64_t count = 0;
+  while (put(count, 60000).has_value()) ++count;
+  EXPECT_GT(count, 30U);
+  for (std::uint64_t i = 0; i < count; ++i) ASSERT_TRUE(is_right(i, 60000));
+}
+
+// Goal: a crash while a store is made leaves nothing, or a store. Method: at every 50 us of it.
+TEST_F(StoreFaultTest, ACrashWhileAStoreIsMade) {
+  bool made = false;
+  for (int step = 0; !made; ++step) {
+    ASSERT_LT(step, 1000);
+    StoreNode node(static_cast<std::uint64_t>(step));
+    node.disk.set_options({.latency_min = microseconds(20), .latency_max = microseconds(60)});
+    std::optional<Result<std::unique_ptr<BlockStore>>> opened;
+    const auto open_it = [&]() -> Job {
+      Env env = node.env();
+      opened.emplace(co_await open_mmap_store(env, store_options(32 * kMiB)));
+    };
+    spawn(node.sim.executor(), open_it());
+    node.sim.run_for(microseconds(50) * step);
+    made = opened.has_value();
+    Random random(static_cast<std::uint64_t>(step));
+    node.disk.crash(random);
+    ASSERT_TRUE(node.sim.run_until([&] { return opened.has_value(); }));
+    if (opened->has_value()) std::ignore = node.sim.run((**opened)->close());
+    opened.reset();
+    Env env = node.env();
+    auto again = node.sim.run(open_mmap_store(env, store_options(32 * kMiB)));
+    ASSERT_TRUE(again.has_value()) << step << ": " << again.error().to_string();
+    const BlockRef ref = block_ref(1, 1, 1);
+    EXPECT_TRUE(node.sim.run((*again)->put(ref, block_bytes(ref, 9000), {})));
+    EXPECT_TRUE(node.sim.run((*again)->close()));
+  }
 }
 
 // Goal: those who wait until there is space need not ask for it. Method: no call but stats().

@@ -39,7 +39,8 @@ struct LogPosition {
   auto operator<=>(const LogPosition&) const = default;
 };
 
-/// Pages 0 and 1 of the file, the same twice; within one 512-byte sector, so never torn.
+/// Pages 0 and 1 of the file, the same twice; within one 512-byte sector, so never torn. What is behind self_crc is a
+/// hint: older programs write zeros there, and nothing is lost when it is wrong.
 struct Superblock {
   std::uint64_t magic = kSuperblockMagic;  //   0
   std::uint32_t version = kStoreVersion;   //   8
@@ -55,13 +56,15 @@ struct Superblock {
   std::uint64_t checkpoint_records = 0;    //  80  in all slots of the checkpoint
   std::uint32_t checkpoint_slot = kNoSlot; //  88  the first; kNoSlot: an empty index
   std::uint32_t self_crc = 0;              //  92  crc32c of bytes [0, 92)
+  std::uint32_t written_slots = 0;         //  96  so many, the first, were written when the store was made
+  std::uint32_t reserved = 0;              // 100
 
   LogPosition log_start() const {
     return {log_sequence, log_slot, log_page, log_next_slot, log_previous_crc};
   }
   void set_log_start(const LogPosition& position);
 };
-static_assert(sizeof(Superblock) == 96 && offsetof(Superblock, self_crc) == 92);
+static_assert(sizeof(Superblock) == 104 && offsetof(Superblock, written_slots) == 96 && offsetof(Superblock, self_crc) == 92);
 static_assert(offsetof(Superblock, cluster_id) == 24 && offsetof(Superblock, log_sequence) == 56);
 static_assert(std::is_trivially_copyable_v<Superblock>);
 static_assert(std::has_unique_object_representations_v<Superblock>, "no hidden padding");

@@ -26,6 +26,7 @@ Superblock golden_superblock() {
       {.sequence = 0x1234, .slot = 5, .page = 17, .next_slot = 6, .previous_crc = 0xDEADBEEF});
   superblock.checkpoint_records = 300;
   superblock.checkpoint_slot = 9;
+  superblock.written_slots = 128;
   return superblock;
 }
 
@@ -33,14 +34,15 @@ Superblock golden_superblock() {
 TEST(StoreFormatTest, GoldenSuperblock) {
   AlignedBuffer page(kPageSize);
   encode_superblock(golden_superblock(), page.bytes());
-  EXPECT_EQ(hex(page.bytes().first(96)),
+  EXPECT_EQ(hex(page.bytes().first(104)),
             "41474f424c4b3031" "02000000" "00001000" "0700000000000000"
             "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1" "9e9e9e9e9e9e9e9e9e9e9e9e9e9e9e9e"
             "3412000000000000" "05000000" "11000000" "06000000" "efbeadde"
-            "2c01000000000000" "09000000" "3c533b09");
+            "2c01000000000000" "09000000" "3c533b09" "80000000" "00000000");
   const Superblock back = decode_superblock(page.bytes()).value();
   EXPECT_EQ(back.log_start(), golden_superblock().log_start());
   EXPECT_EQ(back.peer_id, test_uuid(0x9E));
+  EXPECT_EQ(back.written_slots, 128U);
 }
 
 TEST(StoreFormatTest, SuperblockErrors) {
