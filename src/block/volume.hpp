@@ -327,6 +327,7 @@ class Volume final : public BlockDevice {
   Task<std::uint64_t> clean_some();
   Task<void> read_victim(Victim& victim);
   Task<void> find_live(const Victim& victim, std::vector<Moved>& moved);
+  void keep_full_blocks(std::vector<Moved>& moved) const;
   std::size_t move_block(const std::vector<Moved>& moved, std::size_t begin, std::size_t end);
   /// Drops what is to be moved out of blocks that were freed meanwhile; false: nothing was.
   bool drop_freed(const std::vector<Victim>& victims, std::vector<Moved>& moved) const;

@@ -164,12 +164,12 @@ Job Volume::remove_blocks(std::vector<BlockRef> refs, std::uint64_t size) {
   progress_.notify_all();
 }
 
-/// What is on its way is waited for.
+/// What is on its way is waited for. A checkpoint only where it alone gives something back.
 Task<void> Volume::free_dead_blocks() {
   seal();
   AGRO_CO_TRY_OK(co_await wait_durable(last_sequence_));
   free_covered_blocks();
-  if (map_.dead_count() > 0) {
+  if (removal_count_ == 0 && map_.dead_count() > 0) {
     AGRO_CO_TRY_OK(co_await checkpoint());
   }
   while (removal_count_ > 0 && !stopping_jobs_) co_await progress_.wait();
@@ -179,9 +179,11 @@ Task<void> Volume::free_dead_blocks() {
 Job Volume::checkpoint_when_due() {
   Duration pause = options_.retry_after;  // longer after each failure: they cost space, too
   while (!stopping_jobs_) {
-    co_await wait_until(checkpoint_wanted_, env_.clock, env_.clock.now() + kIdleCheckpoint);
+    const TimePoint wake_at = env_.clock.now() + kIdleCheckpoint;
+    co_await wait_until(checkpoint_wanted_, env_.clock, wake_at);
     if (stopping_jobs_ || failed_) continue;
-    const bool idle = !is_busy() && (log_blocks_ > 0 || map_.dead_count() > 0);
+    // Users who wait for space are not busy, but not idle either: then there are calls.
+    const bool idle = env_.clock.now() >= wake_at && !is_busy() && (log_blocks_ > 0 || map_.dead_count() > 0);
     // What died before a failed one is counted nowhere else, and users may be waiting for its space.
     const bool failed_before = pause != options_.retry_after;
     free_covered_blocks();

@@ -109,14 +109,23 @@ std::vector<BlockId> Volume::choose_victims() const {
                       return left.score > right.score;
                     });
   std::vector<BlockId> victims;
-  const std::uint64_t blocks_at_once = cleans_from_reserve() ? kBlocksAtOnceShort : kBlocksAtOnce;
+  const bool from_reserve = cleans_from_reserve();
+  const std::uint64_t live_max = std::uint64_t{from_reserve ? kBlocksAtOnceShort : kBlocksAtOnce} * sectors_per_block;
   std::uint64_t live = 0;
-  for (std::size_t index = 0; index < considered; ++index) {
+  for (std::size_t index = 0; index < considered && live < live_max; ++index) {
     live += candidates[index].live_count;
-    if (!victims.empty() && live > blocks_at_once * sectors_per_block) break;
+    if (from_reserve && !victims.empty() && live > live_max) break;
     victims.push_back(candidates[index].id);
   }
   return victims;
+}
+
+/// A block that is not full takes a whole slot at the peers, so what would not fill one stays in the last victims, which are
+/// the first of the next round. From the reserve everything is moved: there it matters that victims are emptied.
+void Volume::keep_full_blocks(std::vector<Moved>& moved) const {
+  const std::size_t block = (blockset_->payload_capacity() - sizeof(SegmentFooter)) / (kSectorSize + sizeof(SegmentExtent));
+  if (cleans_from_reserve() || moved.size() < block) return;
+  moved.resize(moved.size() / block * block);
 }
 
 Task<void> Volume::read_victim(Victim& victim) {
@@ -216,6 +225,7 @@ Task<std::uint64_t> Volume::clean_some() {
       co_return fail(found.error());
     }
   }
+  keep_full_blocks(moved);
   std::sort(moved.begin(), moved.end(),
             [](const Moved& left, const Moved& right) { return left.lba < right.lba; });
   const std::uint64_t sequence_before = last_sequence_;

@@ -70,6 +70,33 @@ TEST(VolumeTest, CoveredBlocksGoWithoutACheckpoint) {
   EXPECT_EQ(read_all(fixture), data);
 }
 
+// Goal: the cleaner fills its blocks, for one that is not full takes the space of one that is. Method: users who fill theirs
+// overwrite at random; of the blocks at the peers few are short.
+TEST(VolumeTest, CleanedBlocksAreFull) {
+  VolumeFixture fixture(1, 32 * 1024 * 1024);
+  fixture.blocks.capacity = fixture.size_bytes * 10 / 7;
+  fixture.blocks.reserve = fixture.blocks.capacity / 50;
+  fixture.options.in_flight_size_max = 128 * 1024;  // so that the cleaner need not take of the reserve
+  ASSERT_TRUE(fixture.open().has_value());
+  const std::vector<std::byte> sector = pattern(kSectorSize, 1);
+  Random random(2);
+  const std::uint64_t sector_count = fixture.size_bytes / kSectorSize;
+  for (std::uint64_t count = 0; count < 4 * sector_count; ++count) {
+    const std::uint64_t lba = count < sector_count ? count : random.below(sector_count);
+    ASSERT_TRUE(fixture.loop.run(fixture.volume->write(lba * kSectorSize, sector)).has_value());
+  }
+  EXPECT_GT(fixture.volume->info().cleaned_bytes, fixture.size_bytes);
+  std::size_t block_count = 0;
+  std::size_t short_count = 0;
+  for (const auto& [ref, block] : fixture.blocks.blocks) {
+    if (ref.type != BlockType::data) continue;
+    ++block_count;
+    if (block.bytes.size() < fixture.block_size * 3 / 4) ++short_count;
+  }
+  EXPECT_LT(short_count, block_count / 20) << "of " << block_count;
+  ASSERT_TRUE(fixture.close().has_value());
+}
+
 // Goal: any mix of sizes and alignments reads back as from an array, over reopenings.
 TEST(VolumeTest, EqualsAnArray) {
   for (std::uint64_t seed = 1; seed <= 12; ++seed) {
