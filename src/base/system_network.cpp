@@ -58,7 +58,7 @@ Error socket_error(std::string_view name, std::string_view verb, int errno_value
 class SystemStream final : public Stream {
  public:
   SystemStream(std::shared_ptr<Socket> socket, std::string name)
-      : socket_(std::move(socket)), name_(std::move(name)) {}
+      : socket_(std::move(socket)), name_(std::make_shared<const std::string>(std::move(name))) {}
   ~SystemStream() override { close(); }
   SystemStream(const SystemStream&) = delete;
   SystemStream& operator=(const SystemStream&) = delete;
@@ -69,12 +69,12 @@ class SystemStream final : public Stream {
     error_code ignored;  // a socket that cannot be closed is closed
     socket_->close(ignored);
   }
-  std::string peer_name() const override { return name_; }
+  std::string peer_name() const override { return *name_; }
   Result<DetachedStream> detach() override;
 
  private:
   std::shared_ptr<Socket> socket_;
-  std::string name_;
+  std::shared_ptr<const std::string> name_;  // calls that outlive the stream still say whose they were
   bool drained_ = true;  // the last read left nothing: there is no point in trying at once
   unsigned reads_in_a_row_ = 0;
 };
@@ -82,33 +82,33 @@ class SystemStream final : public Stream {
 Task<std::size_t> SystemStream::read_some(MutableBytes out) {
   AGRO_ASSERT(!out.empty());
   const std::shared_ptr<Socket> socket = socket_;
-  const std::string name = name_;
-  if (!socket->is_open()) co_return fail(socket_error(name, "read", ECANCELED));
+  const std::shared_ptr<const std::string> name = name_;
+  if (!socket->is_open()) co_return fail(socket_error(*name, "read", ECANCELED));
   if (!drained_ && ++reads_in_a_row_ < kReadsInARowMax) {
     const ssize_t count = ::recv(socket->native_handle(), out.data(), out.size(), MSG_DONTWAIT);
     if (count > 0) {
       drained_ = static_cast<std::size_t>(count) < out.size();
       co_return static_cast<std::size_t>(count);
     }
-    if (count == 0) co_return fail(socket_error(name, "read", EPIPE));
-    if (errno != EAGAIN && errno != EINTR) co_return fail(socket_error(name, "read", errno));
+    if (count == 0) co_return fail(socket_error(*name, "read", EPIPE));
+    if (errno != EAGAIN && errno != EINTR) co_return fail(socket_error(*name, "read", errno));
   }
   reads_in_a_row_ = 0;
   const auto [problem, count] =
       co_await socket->async_read_some(asio::buffer(out.data(), out.size()), kTuple);
-  if (problem == asio::error::eof) co_return fail(socket_error(name, "read", EPIPE));
+  if (problem == asio::error::eof) co_return fail(socket_error(*name, "read", EPIPE));
   // After close() the stream itself may be gone: touch nothing of it.
-  if (problem) co_return fail(socket_error(name, "read", problem.value()));
+  if (problem) co_return fail(socket_error(*name, "read", problem.value()));
   if (socket->is_open()) drained_ = count < out.size();
   co_return count;
 }
 
 Result<DetachedStream> SystemStream::detach() {
-  if (!socket_->is_open()) return fail(socket_error(name_, "detach", ECANCELED));
+  if (!socket_->is_open()) return fail(socket_error(*name_, "detach", ECANCELED));
   error_code problem;
   Descriptor descriptor(socket_->release(problem));
-  if (problem) return fail(socket_error(name_, "detach", problem.value()));
-  return DetachedStream{std::move(descriptor), name_, nullptr};
+  if (problem) return fail(socket_error(*name_, "detach", problem.value()));
+  return DetachedStream{std::move(descriptor), *name_, nullptr};
 }
 
 /// Drops the first `count` bytes of what `parts` hold from `*first` on.
@@ -117,32 +117,36 @@ void drop_sent(std::vector<ConstBytes>& parts, std::size_t& first, std::size_t c
   if (count > 0) parts[first] = parts[first].subspan(count);
 }
 
+/// As sendmsg() without waiting. Not in the coroutine: its frame would be too large to be used again.
+ssize_t send_parts(int fd, std::span<const ConstBytes> parts) {
+  std::array<iovec, kPartCountMax> vectors;
+  const std::size_t count = std::min(parts.size(), kPartCountMax);
+  for (std::size_t index = 0; index < count; ++index) {
+    vectors[index] = {const_cast<std::byte*>(parts[index].data()), parts[index].size()};
+  }
+  msghdr message{};
+  message.msg_iov = vectors.data();
+  message.msg_iovlen = count;
+  return ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 Task<void> SystemStream::write(std::vector<ConstBytes> parts) {
   const std::shared_ptr<Socket> socket = socket_;
-  const std::string name = name_;
+  const std::shared_ptr<const std::string> name = name_;
   std::size_t first = 0;
   while (true) {
     drop_sent(parts, first, 0);
     if (first == parts.size()) co_return Result<void>();
-    if (!socket->is_open()) co_return fail(socket_error(name, "write", ECANCELED));
-    std::array<iovec, kPartCountMax> vectors;
-    const std::size_t part_count = std::min(parts.size() - first, kPartCountMax);
-    for (std::size_t index = 0; index < part_count; ++index) {
-      const ConstBytes part = parts[first + index];
-      vectors[index] = {const_cast<std::byte*>(part.data()), part.size()};
-    }
-    msghdr message{};
-    message.msg_iov = vectors.data();
-    message.msg_iovlen = part_count;
-    const ssize_t count = ::sendmsg(socket->native_handle(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (!socket->is_open()) co_return fail(socket_error(*name, "write", ECANCELED));
+    const ssize_t count = send_parts(socket->native_handle(), std::span(parts).subspan(first));
     if (count >= 0) {
       drop_sent(parts, first, static_cast<std::size_t>(count));
       continue;
     }
     if (errno == EINTR) continue;
-    if (errno != EAGAIN) co_return fail(socket_error(name, "write", errno));
+    if (errno != EAGAIN) co_return fail(socket_error(*name, "write", errno));
     const auto [problem] = co_await socket->async_wait(Socket::wait_write, kTuple);
-    if (problem) co_return fail(socket_error(name, "write", problem.value()));
+    if (problem) co_return fail(socket_error(*name, "write", problem.value()));
   }
 }
 

@@ -166,7 +166,7 @@ std::uint32_t Distributor::ready_count() const {
 
 /// The most bytes that can be stored as `copies` equal copies, each on another peer, with so much
 /// free on each: sort out the k largest, which get one copy each; the rest must take the others.
-static std::uint64_t available_for_copies(std::vector<std::uint64_t> free, std::uint32_t copies) {
+static std::uint64_t available_for_copies(std::vector<std::uint64_t>& free, std::uint32_t copies) {
   std::sort(free.begin(), free.end(), std::greater<>());
   if (copies == 0 || free.size() < copies) return 0;
   std::uint64_t rest = std::accumulate(free.begin(), free.end(), std::uint64_t{0});
@@ -180,8 +180,10 @@ static std::uint64_t available_for_copies(std::vector<std::uint64_t> free, std::
 
 Space Distributor::space() const {
   Space sum;
-  std::vector<std::uint64_t> free;
-  std::vector<std::uint64_t> free_connected;
+  std::vector<std::uint64_t>& free = free_;
+  std::vector<std::uint64_t>& free_connected = free_connected_;
+  free.clear();
+  free_connected.clear();
   // As write_candidates(): what members that leave have free takes no more blocks.
   for (const PeerPtr& member : target_peers_) {
     if (member == nullptr) continue;

@@ -174,6 +174,8 @@ class Distributor final : public BlockBackend {
   bool any_local_ = false;
   std::vector<std::uint32_t> permutation_;  // scratch; no await while it is in use
   std::vector<std::uint32_t> page_crcs_;    // scratch of try_read()
+  mutable std::vector<std::uint64_t> free_;            // scratch of space()
+  mutable std::vector<std::uint64_t> free_connected_;  // likewise
   std::set<std::pair<PeerId, BlockRef>> repairing_;
   bool closed_ = false;
   std::uint32_t call_count_ = 0;
