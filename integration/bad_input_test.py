@@ -176,7 +176,7 @@ def damaged_directories(pristine, scratch):
     step("damaged and foreign directories")
     path = os.path.join(scratch, "damaged")
     other = os.path.join(scratch, "second")  # another cluster
-    server = Standalone(sys.argv[1], other, "--create-volume", "v=16MiB")
+    server = Standalone(sys.argv[1], other, "--size", "256MiB", "--create-volume", "v=16MiB")
     server.stop()
     generator = random.Random(SEED)
     def foreign_peer():
@@ -337,7 +337,7 @@ def main():
     scratch = lib.scratch_dir()
     bad_command_lines(scratch)
     data_dir = os.path.join(scratch, "d")
-    server = Standalone(sys.argv[1], data_dir, "--create-volume", "v=48MiB")
+    server = Standalone(sys.argv[1], data_dir, "--size", "256MiB", "--create-volume", "v=48MiB")
     disk = server.connect("v")
     disk.pwrite(CONTENT, 0)
     for at in range(4, 40):

@@ -19,7 +19,7 @@ constexpr std::uint64_t kFirstBytes = 16 * kMiB;
 constexpr std::uint64_t kLastBytes = kMiB;
 /// Space that is written before the log needs it: of a store in use, and once, when it is made.
 constexpr std::uint64_t kLogAhead = 8 * kMiB;
-constexpr std::uint64_t kFirstLogMax = 128 * kMiB;
+constexpr std::uint64_t kFirstLogMax = 64 * kMiB;
 constexpr std::uint32_t kFirstLogShare = 16;      // of the store's slots, one in so many
 constexpr std::uint32_t kFirstLogFreeShare = 64;  // of what the file system has free, which others may want, too
 constexpr std::uint32_t kFirstSlots = 8;          // a file no longer than these without superblocks is no store yet
